@@ -1,0 +1,220 @@
+use super::*;
+
+fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+    let field = |&(name, value): &(&str, &str)| {
+        (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+    };
+    fields.iter().map(field).collect()
+}
+
+fn names(headers: &HeaderMap) -> Vec<&str> {
+    let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn a_head_that_frames_its_body_twice_is_refused() {
+    let table: [(&[(&str, &str)], bool); 16] = [
+        (&[], true),
+        (&[("content-length", "10")], true),
+        (&[("transfer-encoding", "chunked")], true),
+        (&[("transfer-encoding", "Chunked")], true),
+        (&[("content-length", "10"), ("transfer-encoding", "chunked")], false),
+        (&[("content-length", "10"), ("content-length", "10")], false),
+        (&[("content-length", "10"), ("content-length", "11")], false),
+        (&[("content-length", "10, 10")], false),
+        (&[("content-length", "+10")], false),
+        (&[("content-length", "")], false),
+        (&[("content-length", "99999999999999999999")], false),
+        (&[("transfer-encoding", "gzip, chunked")], false),
+        (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], false),
+        (&[("transfer-encoding", "xchunked")], false),
+        (&[("content_length", "10")], false),
+        (&[("transfer_encoding", "chunked")], false),
+    ];
+    for (fields, accepted) in table {
+        assert_eq!(check(&headers(fields)).is_ok(), accepted, "{fields:?}");
+    }
+}
+
+#[test]
+fn a_field_that_overrides_or_disguises_is_refused() {
+    let refused = [
+        "X-HTTP-Method-Override",
+        "x-method-override",
+        "X-HTTP-Method",
+        "x_http_method_override",
+        "x-http_method-override",
+        "x_forwarded_for",
+        "mcp_method",
+        "txn_token",
+        "x_original_url",
+        "content_type",
+        "tollgate_task",
+    ];
+    for name in refused {
+        assert!(check(&headers(&[(name, "DELETE")])).is_err(), "{name}");
+    }
+    assert!(check(&headers(&[("my_header", "x"), ("x-request-id", "1"), ("x-forwarded-for", "::1")])).is_ok());
+}
+
+#[test]
+fn only_what_concerns_the_connection_is_stripped() {
+    let mut fields = headers(&[
+        ("connection", "keep-alive, X-Private , te"),
+        ("keep-alive", "timeout=5"),
+        ("x-private", "1"),
+        ("proxy-connection", "keep-alive"),
+        ("proxy-authorization", "Basic x"),
+        ("te", "gzip;q=0.5, trailers"),
+        ("trailer", "grpc-status"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAMAAABk"),
+        ("expect", "100-continue"),
+        ("content-type", "text/plain"),
+        ("host", "a.test"),
+    ]);
+    strip_hop_by_hop(&mut fields, true).unwrap();
+    assert_eq!(names(&fields), ["content-type", "host", "te", "trailer"]);
+    assert_eq!(fields["te"], "trailers");
+}
+
+#[test]
+fn an_upgrade_is_kept_for_websocket_alone() {
+    let table = [
+        ("websocket", "Upgrade", true, true),
+        ("WebSocket", "keep-alive, upgrade", true, true),
+        ("websocket", "Upgrade", false, false),
+        ("websocket", "keep-alive", true, false),
+        ("h2c", "Upgrade, HTTP2-Settings", true, false),
+        ("websocket, h2c", "Upgrade", true, false),
+        ("h2c, websocket", "Upgrade", true, false),
+    ];
+    for (upgrade, connection, keep, kept) in table {
+        let mut fields = headers(&[("upgrade", upgrade), ("connection", connection), ("http2-settings", "x")]);
+        strip_hop_by_hop(&mut fields, keep).unwrap();
+        let expected: &[&str] = if kept { &["connection", "upgrade"] } else { &[] };
+        assert_eq!(names(&fields), expected, "{upgrade} {connection}");
+    }
+    let mut twice = headers(&[("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")]);
+    strip_hop_by_hop(&mut twice, true).unwrap();
+    assert!(twice.is_empty());
+}
+
+#[test]
+fn connection_must_not_name_what_has_to_arrive() {
+    for name in [
+        "host",
+        "Content-Length",
+        "content-type",
+        "Authorization",
+        "cookie",
+        "traceparent",
+        "tollgate-task",
+        "mcp-method",
+        "x-forwarded-for",
+        "via",
+        "sec-websocket-key",
+        "a b",
+        "x;y",
+        "é",
+    ] {
+        let mut fields = headers(&[("connection", &format!("close, {name}"))]);
+        assert!(strip_hop_by_hop(&mut fields, false).is_err(), "{name}");
+    }
+    let mut fields =
+        headers(&[("connection", "close,, x-own"), ("connection", "x-other"), ("x-own", "1"), ("x-other", "1")]);
+    strip_hop_by_hop(&mut fields, false).unwrap();
+    assert!(fields.is_empty());
+}
+
+#[test]
+fn identity_and_rewrites_are_stripped_and_the_rest_stays() {
+    let mut fields = headers(&[
+        ("forwarded", "for=1"),
+        ("x-forwarded-for", "1"),
+        ("x-forwarded-client-cert", "x"),
+        ("x-real-ip", "1"),
+        ("via", "1.1 x"),
+        ("txn-token", "x"),
+        ("workload-identity-token", "x"),
+        ("tollgate-task", "x"),
+        ("baggage", "a=b"),
+        ("x-amzn-oidc-identity", "x"),
+        ("x-amz-target", "Dynamo"),
+        ("traceparent", "00-x"),
+        ("accept", "*/*"),
+    ]);
+    strip_identity(&mut fields);
+    assert_eq!(names(&fields), ["accept", "traceparent", "x-amz-target"]);
+    let mut fields =
+        headers(&[("x-original-url", "/admin"), ("x-rewrite-url", "/"), ("x-forwarded-host", "b"), ("x-y", "z")]);
+    strip_rewrites(&mut fields);
+    assert_eq!(names(&fields), ["x-y"]);
+}
+
+#[test]
+fn policy_sees_no_field_that_can_carry_a_secret() {
+    let hidden = [
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "set-cookie",
+        "x-api-key",
+        "apikey",
+        "x-amz-security-token",
+        "private-token",
+        "x-auth",
+        "x-auth-user",
+        "authentication",
+        "x-hub-signature",
+        "signature",
+        "x-client-secret",
+        "mcp-session-id",
+        "x-goog-api-key",
+        "dpop",
+        "x-csrf-token",
+        "x_api_key",
+        "x-vault-token",
+        "client-assertion",
+        "x-accesstoken",
+    ];
+    for name in hidden {
+        assert!(!may_be_seen(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+    }
+    for name in
+        ["content-type", "accept", "user-agent", "host", "mcp-method", "x-request-id", "x-github-api-version", "range"]
+    {
+        assert!(may_be_seen(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn grpc_is_told_from_grpc_web() {
+    for (value, expected) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("Application/gRPC; x=y", true),
+        ("application/grpc-web", false),
+        ("application/grpc-web+proto", false),
+        ("application/json", false),
+        ("", false),
+    ] {
+        assert_eq!(is_grpc(&headers(&[("content-type", value)])), expected, "{value}");
+    }
+    assert!(!is_grpc(&HeaderMap::new()));
+}
+
+#[test]
+fn a_websocket_is_known_by_its_upgrade() {
+    let request = |method: &str, version, upgrade: &str| {
+        let request = http::Request::builder().method(method).version(version);
+        request.header("upgrade", upgrade).header("connection", "keep-alive, Upgrade").body(()).unwrap().into_parts().0
+    };
+    assert!(is_websocket(&request("GET", Version::HTTP_11, "websocket")));
+    assert!(!is_websocket(&request("POST", Version::HTTP_11, "websocket")));
+    assert!(!is_websocket(&request("GET", Version::HTTP_10, "websocket")));
+    assert!(!is_websocket(&request("GET", Version::HTTP_11, "h2c")));
+}

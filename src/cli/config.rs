@@ -1,0 +1,152 @@
+//! `tollgate config`: check, explain and show configuration.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::BAD_CONFIGURATION;
+use crate::config::{
+    Config, Problem, Problems, ready,
+    settings::{self, Settings},
+};
+
+/// Check and explain configuration.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say everything that is wrong with a configuration file; exit 78 if something is.
+    Check {
+        /// The configuration file.
+        file: PathBuf,
+        /// For people, or for programs.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Print the JSON Schema of the configuration file.
+    Schema,
+    /// Print a configuration file with every default filled in.
+    Show {
+        /// The configuration file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args) -> ExitCode {
+    let env = |name: &str| std::env::var(name).ok();
+    match args.command {
+        Command::Check { file, output } => check(&file, output, ready::read_file(&file, &env)),
+        Command::Schema => print(&settings::schema()),
+        Command::Show { file } => match ready::read_file(&file, &env) {
+            Ok((settings, _)) => show(&settings),
+            Err(problems) => refuse(&problems),
+        },
+    }
+}
+
+/// Prints every problem, then one hint, and says that the configuration is bad.
+pub fn refuse(problems: &Problems) -> ExitCode {
+    let mut stderr = io::stderr().lock();
+    // Where nobody reads what is printed, the exit code still says it.
+    let _ = stderr.write_all(explain(problems).as_bytes());
+    ExitCode::from(BAD_CONFIGURATION)
+}
+
+fn explain(problems: &Problems) -> String {
+    let mut text: String = problems.iter().map(|problem| format!("error: {problem}\n")).collect();
+    if problems.omitted() > 0 {
+        text.push_str(&format!("error: {} further problems are not listed\n", problems.omitted()));
+    }
+    text.push_str("hint: `tollgate config schema` describes every key\n");
+    text
+}
+
+fn check(file: &Path, output: Output, checked: Result<(Settings, Config), Problems>) -> ExitCode {
+    match (output, checked) {
+        (Output::Text, Ok(_)) => print(&format!("{}: valid\n", file.display())),
+        (Output::Text, Err(problems)) => refuse(&problems),
+        (Output::Json, Ok(_)) => print(&report(file, &Problems::default())),
+        (Output::Json, Err(problems)) => {
+            print(&report(file, &problems));
+            ExitCode::from(BAD_CONFIGURATION)
+        }
+    }
+}
+
+fn report(file: &Path, problems: &Problems) -> String {
+    let list: Vec<&Problem> = problems.iter().collect();
+    let report = json!({
+        "file": file.display().to_string(),
+        "valid": problems.is_empty(),
+        "problems": list,
+        "omitted": problems.omitted(),
+    });
+    format!("{report:#}\n")
+}
+
+fn show(settings: &Settings) -> ExitCode {
+    match serde_saphyr::to_string(settings) {
+        Ok(text) => print(&text),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: the settings can't be written as YAML: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    // A reader that has seen enough closes the pipe, which is no failure of ours.
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(Settings, Config), Problems> {
+        ready::read(text, Path::new("/etc/tollgate"), "tollgate.yaml", &|_| None)
+    }
+
+    #[test]
+    fn problems_are_printed_one_a_line_and_then_one_hint() {
+        let problems = read("mode: off\nagent: {nam: x}\n").unwrap_err();
+        insta::assert_snapshot!(explain(&problems), @"");
+        insta::assert_snapshot!(report(Path::new("tollgate.yaml"), &problems), @"");
+    }
+
+    #[test]
+    fn what_is_shown_reads_as_the_same_configuration() {
+        let text = "agent: {identity: {kind: static, id: 'spiffe://example.org/triage'}}\n\
+                    destinations: {github: {hosts: [api.github.com], credential: legacy}}\n\
+                    credentials: {legacy: {kind: file, file: legacy, owner: team-x, as: {header: X-Api-Key}}}\n";
+        let (settings, _) = read(text).unwrap();
+        let shown = serde_saphyr::to_string(&settings).unwrap();
+        insta::assert_snapshot!(shown, @"");
+        assert_eq!(read(&shown).unwrap().0, settings);
+    }
+
+    #[test]
+    fn the_exit_code_says_whether_the_configuration_is_good() {
+        for output in [Output::Text, Output::Json] {
+            let bad = check(Path::new("f"), output, read("mode: off"));
+            assert_eq!(format!("{bad:?}"), format!("{:?}", ExitCode::from(78)));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `tollgate policy eval`: decides one input document as the sidecar would.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::{Output, refuse};
+use crate::{
+    cli::{BAD_CONFIGURATION, BAD_INPUT, NOT_SO, fail},
+    config::{self, Config},
+    policy::{
+        Answer, Denial, Policy,
+        bundle::{LoadError, Sources},
+        engine::Failure,
+        input::value,
+        lint,
+    },
+};
+
+pub(super) fn run(config: Option<&Path>, policy: Vec<PathBuf>, input: &Path, output: Output) -> ExitCode {
+    let env = |name: &str| std::env::var(name).ok();
+    let policy = match config.map(|file| Config::load(file, &env)) {
+        Some(Err(problems)) => return fail(&anyhow::anyhow!("{problems}"), "", BAD_CONFIGURATION),
+        Some(Ok(config)) => config.policy,
+        None => beside(policy),
+    };
+    let input = match read(input) {
+        Ok(input) => input,
+        Err(error) => return fail(&error, "the input is a JSON object, as in the schema of the input", BAD_INPUT),
+    };
+    match decide(&policy, &input) {
+        Ok(answer) => tell(&answer, output),
+        Err(error) => refuse(&error),
+    }
+}
+
+/// What holds where no configuration says otherwise.
+fn beside(paths: Vec<PathBuf>) -> config::Policy {
+    config::Policy {
+        paths,
+        data: None,
+        program: None,
+        decision: "tollgate/decision".to_owned(),
+        budget: Duration::from_millis(10),
+        cache_entries: 0,
+        cache_ttl: Duration::ZERO,
+    }
+}
+
+fn read(file: &Path) -> anyhow::Result<Value> {
+    let mut text = String::new();
+    if file.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text)?;
+    } else {
+        text = std::fs::read_to_string(file).map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
+    }
+    match serde_json::from_str(&text) {
+        Ok(input @ Value::Object(_)) => Ok(input),
+        Ok(_) => Err(anyhow::anyhow!("{}: not an object", file.display())),
+        Err(error) => Err(anyhow::anyhow!("{}: {error}", file.display())),
+    }
+}
+
+/// What policy said, or why it did not decide.
+struct Said {
+    revision: Arc<str>,
+    answer: Result<Value, Denial>,
+}
+
+fn decide(settings: &config::Policy, input: &Value) -> Result<Said, LoadError> {
+    let policy = Policy::compile(Sources::read(settings)?, settings, 1)?;
+    let answer = match policy.evaluate(input) {
+        Ok(value) => Answer::decode(&value).map(|_| value::to_json(&value)).map_err(Denial::from),
+        Err(Failure { why, text }) => Err(Denial { message: lint::in_one_line("policy", &text).into(), ..why.into() }),
+    };
+    Ok(Said { revision: Arc::clone(policy.revision()), answer })
+}
+
+fn tell(said: &Said, output: Output) -> ExitCode {
+    let (answer, code) = match &said.answer {
+        Ok(answer) => (answer.clone(), ExitCode::SUCCESS),
+        Err(denial) => (in_json(denial), ExitCode::from(NOT_SO)),
+    };
+    match output {
+        Output::Json => println!("{}", json!({"answer": answer, "revision": &*said.revision})),
+        Output::Text => {
+            let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default();
+            println!("{}", text("decision"));
+            for name in ["rule", "reason", "class", "message"] {
+                if !text(name).is_empty() {
+                    println!("  {name}: {}", text(name));
+                }
+            }
+        }
+    }
+    code
+}
+
+/// As if policy had said so itself.
+fn in_json(denial: &Denial) -> Value {
+    json!({
+        "decision": "deny",
+        "reason": &*denial.reason,
+        "class": denial.class.as_str(),
+        "message": &*denial.message,
+    })
+}

@@ -1,0 +1,331 @@
+//! From what was written to what can be used: every value is checked once, here, and every problem is reported at once.
+//!
+//! Reads the environment only through the function that it is given. Relative paths are relative to the file.
+
+mod credentials;
+mod destinations;
+mod telemetry;
+
+use std::{
+    io::Read,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    Agent, Assurance, Audit, Config, Durability, Limits, Listen, Mode, Policy, Problems, Profile, StaticTask, Tls,
+    document::{Document, LONGEST_FILE, Place},
+    settings::{self, IdentityKind, Settings, StateKind, TaskSource},
+    values::{Period, Size},
+};
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
+        read_file(path, env).map(|(_, config)| config)
+    }
+
+    /// Reads and checks a text. Relative paths in it are relative to `base_dir`; problems name `file_name`.
+    pub fn parse(
+        text: &str,
+        base_dir: &Path,
+        file_name: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Problems> {
+        read(text, base_dir, file_name, env).map(|(_, config)| config)
+    }
+}
+
+/// Reads and checks a file; with the configuration come the settings that it was made from, defaults filled in.
+pub fn read_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<(Settings, Config), Problems> {
+    let name = path.display().to_string();
+    let mut text = String::new();
+    // One byte more than is read at most, so that a file that is too long is seen to be.
+    let read_text = std::fs::File::open(path).and_then(|file| file.take(LONGEST_FILE as u64 + 1).read_to_string(&mut text));
+    if let Err(error) = read_text {
+        return Err(Problems::one(&name, None, format!("can't be read: {error}")));
+    }
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let (settings, config) = read(&text, parent, &name, env)?;
+    Ok((settings, Config { file: Some(path.to_owned()), ..config }))
+}
+
+/// Reads and checks a text; with the configuration come the settings that it was made from, defaults filled in.
+pub fn read(
+    text: &str,
+    base_dir: &Path,
+    file_name: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Settings, Config), Problems> {
+    let mut check = Check { document: Document::read(text, file_name, env)?, base: base_dir, env };
+    let credentials = credentials::settle(&mut check.document);
+    let Some(mut settings) = check.document.settle::<Settings>(&Place::root()) else {
+        return Err(check.document.into_problems());
+    };
+    settings.credentials = credentials;
+    let config = check.config(&settings);
+    let problems = check.document.into_problems();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    settings.agent.name = Some(config.agent.name.clone());
+    settings.audit.durable = Some(config.audit.durable);
+    Ok((settings, config))
+}
+
+/// What checking needs at hand. A check that fails reports and goes on with a stand-in that is never used, because a
+/// configuration with a problem is not handed out.
+struct Check<'a> {
+    document: Document,
+    base: &'a Path,
+    env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl Check<'_> {
+    fn config(&mut self, settings: &Settings) -> Config {
+        self.refuse_unavailable(settings);
+        if settings.mode == Mode::Shadow && settings.profile >= Profile::Strict {
+            let message = "shadow forwards what policy denies, which the profiles strict and locked rule out";
+            self.document.report(&at(&["mode"]), message);
+        }
+        let credentials = credentials::declarations(self, &settings.credentials);
+        Config {
+            file: None,
+            mode: settings.mode,
+            profile: settings.profile,
+            agent: self.agent(&settings.agent),
+            listen: self.listen(&settings.listen),
+            tls: self.tls(&settings.tls),
+            upstreams: destinations::upstreams(self, &settings.destinations, &credentials),
+            credentials,
+            policy: self.policy(&settings.policy),
+            task: self.task(&settings.tasks),
+            audit: self.audit(&settings.audit, settings.profile),
+            telemetry: telemetry::telemetry(self, &settings.telemetry),
+            limits: self.limits(&settings.limits),
+        }
+    }
+
+    fn refuse_unavailable(&mut self, settings: &Settings) {
+        if settings.listen.admin.is_some() {
+            self.unavailable(&at(&["listen", "admin"]), "the admin API");
+        }
+        if !settings.policy.bundles.is_empty() {
+            self.unavailable(&at(&["policy", "bundles"]), "fetching bundles");
+        }
+        if settings.policy.answer.is_some() {
+            self.unavailable(&at(&["policy", "answer"]), "another shape of answer");
+        }
+        if settings.approvals.is_some() {
+            self.unavailable(&at(&["approvals"]), "approval by people");
+        }
+        if settings.audit.decision_logs.is_some() {
+            self.unavailable(&at(&["audit", "decision_logs"]), "sending decision logs");
+        }
+        match settings.state.kind {
+            StateKind::Redis => self.unavailable(&at(&["state", "kind"]), "redis"),
+            StateKind::Memory if settings.state.url.is_some() => {
+                self.document.report(&at(&["state", "url"]), "memory has no url");
+            }
+            StateKind::Memory => {}
+        }
+    }
+
+    fn agent(&mut self, agent: &settings::Agent) -> Agent {
+        let place = at(&["agent", "identity"]);
+        let mut id = String::new();
+        match &agent.identity {
+            None => self.document.report(&place, "is required: {kind: static, id: …}"),
+            Some(identity) => match identity.kind {
+                IdentityKind::Spiffe => self.unavailable(&place.key("kind"), "spiffe"),
+                IdentityKind::Kubernetes => self.unavailable(&place.key("kind"), "kubernetes"),
+                IdentityKind::Static => id = self.required(&place.key("id"), identity.id.as_deref()),
+            },
+        }
+        let name = match &agent.name {
+            Some(name) => self.required(&at(&["agent", "name"]), Some(name)),
+            None => id.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default().to_owned(),
+        };
+        Agent {
+            id,
+            name,
+            namespace: self.variable("TOLLGATE_POD_NAMESPACE"),
+            pod: self.variable("TOLLGATE_POD_NAME"),
+            labels: Default::default(),
+            // Nothing in a file shows that the agent has no other way out; who puts up a fence raises this.
+            assurance: Assurance::L0,
+        }
+    }
+
+    fn listen(&mut self, listen: &settings::Listen) -> Listen {
+        let written = [("proxy", listen.proxy), ("transparent", listen.transparent), ("dns", listen.dns), ("health", listen.health)];
+        let addresses: Vec<(&str, SocketAddr)> = written.into_iter().filter_map(|(key, at)| Some((key, at?))).collect();
+        for (index, (key, address)) in addresses.iter().enumerate() {
+            if let Some((other, _)) = addresses[..index].iter().find(|(_, earlier)| overlap(*earlier, *address)) {
+                self.document.report(&at(&["listen", key]), format!("overlaps with the address of listen.{other}"));
+            }
+        }
+        Listen { proxy: listen.proxy, transparent: listen.transparent, dns: listen.dns, health: listen.health }
+    }
+
+    fn tls(&mut self, tls: &settings::Tls) -> Tls {
+        let place = at(&["tls", "origin_roots"]);
+        if !tls.origin_roots.system && tls.origin_roots.files.is_empty() {
+            self.document.report(&place, "with system: false and no files, no destination's certificate can be verified");
+        }
+        let authority = at(&["tls", "authority"]);
+        Tls {
+            authority_dir: tls.authority.dir.as_ref().map(|path| self.path(&authority.key("dir"), path)),
+            trust_bundle: tls.authority.trust_bundle.as_ref().map(|path| self.path(&authority.key("trust_bundle"), path)),
+            system_roots: tls.origin_roots.system,
+            root_files: self.paths(&place.key("files"), &tls.origin_roots.files),
+        }
+    }
+
+    fn policy(&mut self, policy: &settings::Policy) -> Policy {
+        let plain = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !policy.decision.split('/').all(plain) {
+            let message = "expected the path of a rule below `data`, such as `tollgate/decision`";
+            self.document.report(&at(&["policy", "decision"]), message);
+        }
+        Policy {
+            paths: self.paths(&at(&["policy", "paths"]), &policy.paths),
+            data: None,
+            program: None,
+            decision: policy.decision.clone(),
+            budget: self.positive(&at(&["policy", "budget"]), policy.budget),
+            cache_entries: policy.cache.entries,
+            cache_ttl: self.positive(&at(&["policy", "cache", "ttl"]), policy.cache.ttl),
+        }
+    }
+
+    fn task(&mut self, tasks: &settings::Tasks) -> Option<StaticTask> {
+        let place = at(&["tasks", "source"]);
+        let sources = tasks.source.as_deref();
+        for (index, source) in sources.unwrap_or_default().iter().enumerate() {
+            match source {
+                TaskSource::TxnToken => self.unavailable(&place.index(index), "txn_token"),
+                TaskSource::Header => self.unavailable(&place.index(index), "header"),
+                TaskSource::Static => {}
+            }
+        }
+        let named = sources.is_some_and(|sources| sources.contains(&TaskSource::Static));
+        let Some(task) = &tasks.static_task else {
+            if named && !self.document.wrote(&at(&["tasks", "static"])) {
+                self.document.report(&place, "names static, but there is no tasks.static");
+            }
+            return None;
+        };
+        if sources.is_some() && !named {
+            self.document.report(&place, "leaves out static, so tasks.static would have no effect");
+        }
+        let purpose = self.required(&at(&["tasks", "static", "purpose"]), task.purpose.as_deref());
+        Some(StaticTask { purpose, ttl: self.positive(&at(&["tasks", "static", "ttl"]), task.ttl) })
+    }
+
+    fn audit(&mut self, audit: &settings::Audit, profile: Profile) -> Audit {
+        let strict = profile >= Profile::Strict;
+        let durable = match audit.durable {
+            None if strict => Durability::BeforeForward,
+            None => Durability::Buffered,
+            Some(durable) => durable,
+        };
+        if strict && durable == Durability::Buffered {
+            let message = "the profiles strict and locked need before_forward";
+            self.document.report(&at(&["audit", "durable"]), message);
+        }
+        if durable == Durability::BeforeForward && audit.file.is_none() {
+            self.document.report(&at(&["audit", "file"]), "is required where records are durable before a call is forwarded");
+        }
+        Audit { file: audit.file.as_ref().map(|path| self.path(&at(&["audit", "file"]), path)), durable }
+    }
+
+    fn limits(&mut self, limits: &settings::Limits) -> Limits {
+        if limits.inspect_bytes.0 > limits.inspect_total.0 {
+            self.document.report(&at(&["limits", "inspect_bytes"]), "larger than limits.inspect_total");
+        }
+        Limits {
+            connections: self.within("connections", limits.connections.into(), 1, 1 << 20, "a number from 1 to 1048576"),
+            // hyper holds at least this much for one head.
+            header_bytes: self.size("header_bytes", limits.header_bytes, 8 << 10, 16 << 20, "from 8KiB to 16MiB"),
+            inspect_bytes: self.size("inspect_bytes", limits.inspect_bytes, 1 << 10, 1 << 30, "from 1KiB to 1GiB"),
+            inspect_total: self.size("inspect_total", limits.inspect_total, 1 << 10, 1 << 36, "from 1KiB to 64GiB"),
+            // Deeper nesting would need more stack than a worker has.
+            json_depth: self.within("json_depth", limits.json_depth.into(), 1, 128, "a number from 1 to 128"),
+            sniff: self.positive(&at(&["limits", "sniff"]), limits.sniff),
+            connect: CONNECT,
+            drain: DRAIN,
+        }
+    }
+
+    fn size(&mut self, key: &str, size: Size, least: u64, most: u64, range: &str) -> usize {
+        self.within(key, size.0, least, most, range)
+    }
+
+    fn within(&mut self, key: &str, value: u64, least: u64, most: u64, range: &str) -> usize {
+        match usize::try_from(value) {
+            Ok(fits) if (least..=most).contains(&value) => fits,
+            Ok(_) | Err(_) => {
+                self.document.report(&at(&["limits", key]), format!("expected {range}"));
+                0
+            }
+        }
+    }
+
+    fn unavailable(&mut self, place: &Place, what: &str) {
+        self.document.report(place, format!("{what} is not available in this version"));
+    }
+
+    /// A text that may not be missing or empty.
+    fn required(&mut self, place: &Place, text: Option<&str>) -> String {
+        match text.map(str::trim) {
+            None => self.document.report(place, "is required"),
+            Some("") => self.document.report(place, "is empty"),
+            Some(text) => return text.to_owned(),
+        }
+        String::new()
+    }
+
+    fn positive(&mut self, place: &Place, period: Period) -> Duration {
+        if period.0.is_zero() {
+            self.document.report(place, "expected more than 0");
+        }
+        period.0
+    }
+
+    fn path(&mut self, place: &Place, path: &Path) -> PathBuf {
+        if path.as_os_str().is_empty() {
+            self.document.report(place, "is empty");
+        }
+        self.base.join(path)
+    }
+
+    fn paths(&mut self, place: &Place, paths: &[PathBuf]) -> Vec<PathBuf> {
+        paths.iter().enumerate().map(|(index, path)| self.path(&place.index(index), path)).collect()
+    }
+
+    /// An environment variable; empty counts as not set.
+    fn variable(&self, name: &str) -> Option<String> {
+        (self.env)(name).filter(|value| !value.is_empty())
+    }
+}
+
+fn at(keys: &[&str]) -> Place {
+    keys.iter().fold(Place::root(), |place, key| place.key(key))
+}
+
+/// Whether two listeners can't both be bound. Port 0 is a new one each time.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() != 0
+        && one.port() == other.port()
+        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+/// How long connecting to an origin may take, name and TLS included.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long exchanges may go on after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,323 @@
+//! One request and its response. Start reading here.
+//!
+//! [`serve`] is the path of every call, plain or TLS, HTTP/1.1 or HTTP/2: describe it, take its secrets away, decide,
+//! mint, forward, answer, record. Each step is a function below, in that order. Whatever fails is a [`Refusal`]; a panic
+//! is one too.
+
+pub mod answer;
+pub mod question;
+
+use std::{
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, request::Parts};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+
+use crate::{
+    audit::{CredentialFacts, DecisionFacts, Phase, Record},
+    body::{RequestBody, ResponseBody},
+    call::{Protocol, http as canonical},
+    config::{Mode, Upstream},
+    connection::{self, Connection},
+    credential::Credential,
+    origin::{Reply, Route},
+    policy::{CacheUse, Decision, Permit},
+    refusal::{Refusal, answer::Shape},
+    secret,
+    sidecar::{Generation, Sidecar},
+    telemetry::trace::TraceContext,
+    tunnel,
+};
+use question::{Held, Question};
+
+/// Answers one request of the agent.
+pub async fn serve(sidecar: &Arc<Sidecar>, connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let begun = Instant::now();
+    let mut exchange = Exchange {
+        sidecar,
+        connection,
+        generation: sidecar.generation(),
+        record: sidecar.recorder().begin(TraceContext::from_headers(request.headers())),
+        shape: Shape::Problem,
+        away: Duration::ZERO,
+    };
+    match edge(exchange.pass(request)).await {
+        Ok(forwarded) => exchange.answer(forwarded, begun),
+        Err(refusal) => {
+            exchange.record.facts.overhead = begun.elapsed().saturating_sub(exchange.away);
+            refuse(sidecar, exchange.record, refusal, &exchange.shape)
+        }
+    }
+}
+
+/// Ends a call with a refusal: the answer for the agent, and the record.
+pub fn refuse(sidecar: &Sidecar, mut record: Record, refusal: Refusal, shape: &Shape) -> Response<ResponseBody> {
+    let response = refusal.answer(&record, sidecar.profile(), shape);
+    record.facts.status = Some(response.status().as_u16());
+    record.facts.refusal = Some(refusal);
+    record.finish();
+    response
+}
+
+/// Catches what panics inside, so that a fault of ours is a refusal with a record and not a broken connection.
+async fn edge<T>(exchange: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    AssertUnwindSafe(exchange).catch_unwind().await.unwrap_or(Err(Refusal::Panicked))
+}
+
+/// A call on its way.
+struct Exchange<'a> {
+    sidecar: &'a Arc<Sidecar>,
+    connection: &'a Arc<Connection>,
+    /// Pinned for the whole call, so that a reload in between can't mix two configurations.
+    generation: Arc<Generation>,
+    record: Record,
+    shape: Shape,
+    /// Time spent waiting for others: the issuer, the origin.
+    away: Duration,
+}
+
+/// What came back from the origin.
+struct Forwarded {
+    reply: Reply,
+    tunnel: Option<Upgrading>,
+}
+
+/// Both ends of an upgrade, and what has to be asked again while it lasts.
+struct Upgrading {
+    agent: OnUpgrade,
+    question: Question,
+}
+
+impl Exchange<'_> {
+    async fn pass(&mut self, mut request: Request<Incoming>) -> Result<Forwarded, Refusal> {
+        if self.sidecar.drain().is_stopping() {
+            return Err(Refusal::Stopping);
+        }
+        let agent = hyper::upgrade::on(&mut request);
+        let (mut parts, body) = request.into_parts();
+        let upstream = self.describe(&mut parts)?;
+        let (mut question, body) = self.question(parts, body, upstream).await?;
+        let permit = self.decide(&question)?;
+        let credential = self.mint(&question, &permit).await?;
+        self.record.commit().await?;
+        let upgrade = question.call.protocol == Protocol::WebSocket;
+        // A tunnel asks again later, and what policy may read must still be there then.
+        let headers = if upgrade { question.call.headers.clone() } else { std::mem::take(&mut question.call.headers) };
+        let request = self.dress(&question, headers, body, &permit, credential.as_deref())?;
+        self.record.facts.sent = Some(request.body().tally());
+        let route = self.route(&question, credential.as_deref(), upgrade);
+        let reply = self.send(&permit, &route, request).await?;
+        let tunnel = upgrade.then_some(Upgrading { agent, question });
+        Ok(Forwarded { reply, tunnel })
+    }
+
+    /// Brings the request into its canonical form and finds its destination. Takes away what must not travel.
+    fn describe(&mut self, parts: &mut Parts) -> Result<Arc<Upstream>, Refusal> {
+        self.record.facts.call.method = Some(parts.method.clone());
+        self.record.facts.call.agent_version = Some(parts.version);
+        note_destination(&mut self.record, &self.connection.destination);
+        if canonical::is_grpc(&parts.headers) {
+            self.shape = Shape::Grpc;
+        }
+        secret::strip::strip(parts, &mut self.record.facts.secrets);
+        let call = canonical::canonical(parts, &question::leg(self.connection))?;
+        self.record.facts.call.host = call.host.clone().into();
+        self.record.facts.call.port = call.port;
+        self.record.facts.call.scheme = Some(call.scheme.as_str());
+        self.record.facts.call.path = secret::redact_path(&call.path).into_owned().into();
+        self.record.facts.call.query_keys = call.query.iter().map(|(name, _)| name.clone()).collect();
+        if self.connection.destination.port().is_some_and(|port| port != call.port) {
+            return Err(Refusal::NameMismatch("the request names another port than its connection was opened for"));
+        }
+        let upstream = connection::find(&self.generation, &call.host, call.port)?;
+        self.record.facts.upstream = Some(Arc::clone(&upstream));
+        if upstream.credential.is_some() && call.has_encoded_slash() {
+            // Origins differ in what they take it for, and this call would carry a credential.
+            return Err(Refusal::MalformedRequest("the path has an encoded slash"));
+        }
+        parts.extensions.insert(call);
+        Ok(upstream)
+    }
+
+    async fn question(
+        &mut self,
+        parts: Parts,
+        body: Incoming,
+        upstream: Arc<Upstream>,
+    ) -> Result<(Question, RequestBody), Refusal> {
+        let task = self.sidecar.task()?;
+        self.record.facts.task = Some(Arc::clone(&task));
+        let held = Held { budget: self.sidecar.inspection(), limits: self.sidecar.limits(), shape: &mut self.shape };
+        let secrets = self.record.facts.secrets.clone();
+        let asked = question::ask(parts, body, upstream, task, Arc::clone(self.sidecar.agent()), secrets, held).await;
+        let (question, body) = asked?;
+        self.record.facts.call.protocol = Some(question.call.protocol);
+        self.record.facts.call.effect = Some(question.call.effect);
+        if let Some(mcp) = &question.call.mcp {
+            self.record.facts.call.mcp_method = Some(mcp.method.clone().into());
+            self.record.facts.call.mcp_tool = mcp.tool.clone().map(Into::into);
+        }
+        Ok((question, body))
+    }
+
+    fn decide(&mut self, question: &Question) -> Result<Permit, Refusal> {
+        let begun = Instant::now();
+        let decision = self.generation.policy.decide(&question.input(), self.sidecar.mode());
+        note_decision(&mut self.record, &decision, self.sidecar.mode(), begun);
+        decision.outcome.map_err(Refusal::Denied)
+    }
+
+    /// Has the destination's credential minted. Only now: what policy denies costs no issuer anything.
+    async fn mint(&mut self, question: &Question, permit: &Permit) -> Result<Option<Arc<Credential>>, Refusal> {
+        let Some(declaration) = &question.upstream.credential else { return Ok(None) };
+        if question.call.http.scheme != canonical::Scheme::Https {
+            return Err(Refusal::CredentialCleartext);
+        }
+        let begun = Instant::now();
+        let store = self.sidecar.credentials();
+        let mut obtaining = pin!(store.obtain(declaration, &question.upstream.name, permit, &question.task));
+        let obtained = match obtaining.as_mut().now_or_never() {
+            // One that is at hand took no time worth a span.
+            Some(obtained) => obtained.map_err(Refusal::Credential),
+            None => {
+                let minted = obtaining.await.map_err(Refusal::Credential);
+                self.away += begun.elapsed();
+                self.record.phase(Phase::Credential, begun, Instant::now(), minted.as_ref().err().map(Refusal::label));
+                minted
+            }
+        };
+        let credential = obtained?;
+        self.record.facts.credential = Some(CredentialFacts::from(&*credential));
+        Ok(Some(credential))
+    }
+
+    /// The request as the origin gets it.
+    fn dress(
+        &self,
+        question: &Question,
+        mut headers: HeaderMap,
+        body: RequestBody,
+        permit: &Permit,
+        credential: Option<&Credential>,
+    ) -> Result<Request<RequestBody>, Refusal> {
+        for name in &permit.obligations().strip_headers {
+            headers.remove(name);
+        }
+        headers.remove(header::EXPECT);
+        self.record.trace().apply(&mut headers);
+        if question.call.protocol == Protocol::WebSocket {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        let (mut parts, body) = Request::new(body).into_parts();
+        parts.method = question.call.http.method.clone();
+        parts.uri = question.call.http.origin_form()?.into();
+        parts.headers = headers;
+        if let Some(credential) = credential {
+            credential.apply(&mut parts).map_err(Refusal::Credential)?;
+        }
+        Ok(Request::from_parts(parts, body))
+    }
+
+    fn route(&self, question: &Question, credential: Option<&Credential>, http1_only: bool) -> Route {
+        Route {
+            upstream: Arc::clone(&question.upstream),
+            generation: self.generation.number,
+            scheme: question.call.http.scheme,
+            host: question.call.http.host.as_str().into(),
+            port: question.call.http.port,
+            partition: credential.map_or(0, |credential| credential.partition),
+            http1_only,
+        }
+    }
+
+    async fn send(&mut self, permit: &Permit, route: &Route, request: Request<RequestBody>) -> Result<Reply, Refusal> {
+        let begun = Instant::now();
+        let sent = self.sidecar.origins().send(permit, route, request).await;
+        self.away += begun.elapsed();
+        match &sent {
+            Ok(reply) => {
+                self.record.facts.ip = Some(reply.peer);
+                self.record.facts.call.origin_version = Some(reply.response.version());
+                if let Some((from, to)) = reply.connected {
+                    self.record.phase(Phase::Connect, from, to, None);
+                }
+            }
+            Err(refusal) => self.record.phase(Phase::Connect, begun, Instant::now(), Some(refusal.label())),
+        }
+        sent
+    }
+
+    /// Passes the origin's answer on, frame by frame; the record goes with it and is finished by its last frame.
+    fn answer(mut self, forwarded: Forwarded, begun: Instant) -> Response<ResponseBody> {
+        let Forwarded { reply, tunnel } = forwarded;
+        let Reply { mut response, lease, .. } = reply;
+        self.record.facts.status = Some(response.status().as_u16());
+        self.record.facts.overhead = begun.elapsed().saturating_sub(self.away);
+        let upgraded = response.status() == ::http::StatusCode::SWITCHING_PROTOCOLS;
+        let origin = upgraded.then(|| hyper::upgrade::on(&mut response));
+        let (mut parts, body) = response.into_parts();
+        parts.version = ::http::Version::HTTP_11;
+        if let Err(refusal) = answer::clean(&mut parts.headers, upgraded) {
+            return refuse(self.sidecar, self.record, refusal, &self.shape);
+        }
+        parts.headers.insert(DECISION, decision_header(&self.record));
+        match (origin, tunnel) {
+            (Some(origin), Some(Upgrading { agent, question })) => {
+                let session = tunnel::Session { question, record: self.record, generation: self.generation };
+                let splice = session.upgraded(Arc::clone(self.sidecar), agent, origin);
+                self.sidecar.drain().spawn(splice);
+                Response::from_parts(parts, ResponseBody::held(""))
+            }
+            (Some(_), None) => refuse(self.sidecar, self.record, Refusal::OriginProtocol, &self.shape),
+            (None, _) => {
+                let ending = answer::Ending { record: self.record, lease };
+                Response::from_parts(parts, ResponseBody::streamed(body).with_end(ending))
+            }
+        }
+    }
+}
+
+/// Notes what is known of a destination before anything was parsed.
+pub fn note_destination(record: &mut Record, destination: &crate::listener::Destination) {
+    if let Some((host, port)) = destination.name() {
+        record.facts.call.host = host.to_owned().into();
+        record.facts.call.port = port;
+    }
+    if let crate::listener::Destination::Dialled { addr, .. } = destination {
+        record.facts.ip = Some(*addr);
+    }
+}
+
+/// Notes what policy said since `begun`. An answer from the cache took no time worth a span.
+pub fn note_decision(record: &mut Record, decision: &Decision, mode: Mode, begun: Instant) {
+    if decision.cache != CacheUse::Hit {
+        let error = decision.outcome.as_ref().err().map(|denial| Refusal::Denied(denial.clone()).label());
+        record.phase(Phase::Policy, begun, Instant::now(), error);
+    }
+    record.facts.decision = Some(DecisionFacts::new(decision, mode));
+}
+
+/// The value of [`DECISION`].
+pub fn decision_header(record: &Record) -> HeaderValue {
+    HeaderValue::try_from(record.decision_id().to_string()).expect("a UUID is visible ASCII")
+}
+
+/// Names the decision in every answer.
+pub const DECISION: HeaderName = HeaderName::from_static("tollgate-decision");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_inside_is_a_refusal() {
+        let refused = edge(async { if true { panic!("a fault") } else { Ok(()) } }).await;
+        assert!(matches!(refused, Err(Refusal::Panicked)));
+    }
+}

@@ -1,0 +1,254 @@
+//! Schema 1, as one table: each field's path, its shape, and where its content comes from.
+//!
+//! Fields of one part stand together; the encoding and the document both follow this order. A path that is not here
+//! does not exist, and a policy that reads it is refused when it is loaded.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::SystemTime};
+
+use http::HeaderMap;
+
+use super::Document;
+use crate::{
+    call::{Effect, McpCall, Protocol},
+    config::Classification,
+    credential::{Declaration, Source},
+    secret::Found,
+    task,
+};
+
+/// One field of the schema.
+#[derive(Debug)]
+pub struct Field {
+    /// Its path below `input`.
+    pub path: &'static str,
+    /// What lies inside.
+    pub shape: Shape,
+    /// Its content for one call.
+    pub leaf: for<'a> fn(Document<'a>) -> Leaf<'a>,
+}
+
+/// What lies inside a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Nothing: one value.
+    Scalar,
+    /// An array.
+    List,
+    /// Texts by name.
+    Texts,
+    /// Lists of texts by name.
+    Lists,
+    /// Lists of texts by lower-case name.
+    Headers,
+    /// Anything.
+    Json,
+}
+
+/// The content of a field, borrowed from where it is kept.
+#[derive(Debug, Clone, Copy)]
+pub enum Leaf<'a> {
+    /// The field is absent.
+    Undefined,
+    /// JSON null.
+    Null,
+    /// A boolean.
+    Bool(bool),
+    /// A count.
+    U64(u64),
+    /// A text.
+    Str(&'a str),
+    /// A moment; RFC 3339 in the document.
+    Time(SystemTime),
+    /// An address.
+    Ip(IpAddr),
+    /// Texts.
+    Strs(&'a [String]),
+    /// Shared texts.
+    Names(&'a [Arc<str>]),
+    /// Texts by name.
+    Texts(&'a BTreeMap<String, String>),
+    /// Pairs in the order of the request; lists by name in the document.
+    Query(&'a [(String, String)]),
+    /// Header fields.
+    Headers(&'a HeaderMap),
+    /// Secrets that were found: kind and place.
+    Secrets(&'a [Found]),
+    /// Parsed JSON.
+    Json(&'a serde_json::Value),
+}
+
+impl Field {
+    /// The part of `input` that it belongs to.
+    pub fn part(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(part, _)| part)
+    }
+}
+
+impl<'a> Leaf<'a> {
+    fn maybe_str(text: Option<&'a str>) -> Self {
+        text.map_or(Self::Undefined, Self::Str)
+    }
+
+    fn maybe_json(json: Option<&'a serde_json::Value>) -> Self {
+        json.map_or(Self::Undefined, Self::Json)
+    }
+}
+
+type Content = for<'a> fn(Document<'a>) -> Leaf<'a>;
+
+const fn scalar(path: &'static str, leaf: Content) -> Field {
+    Field { path, shape: Shape::Scalar, leaf }
+}
+
+const fn shaped(path: &'static str, shape: Shape, leaf: Content) -> Field {
+    Field { path, shape, leaf }
+}
+
+/// A field of the schema that nothing fills yet: readable, and undefined.
+const fn unfilled(path: &'static str, shape: Shape) -> Field {
+    Field { path, shape, leaf: |_| Leaf::Undefined }
+}
+
+/// The whole schema.
+pub const FIELDS: &[Field] = &[
+    scalar("schema", |_| Leaf::U64(1)),
+    scalar("agent.id", |d| Leaf::Str(&d.input.agent.id)),
+    scalar("agent.name", |d| Leaf::Str(&d.input.agent.name)),
+    scalar("agent.namespace", |d| Leaf::maybe_str(d.input.agent.namespace.as_deref())),
+    scalar("agent.pod", |d| Leaf::maybe_str(d.input.agent.pod.as_deref())),
+    shaped("agent.labels", Shape::Texts, |d| Leaf::Texts(&d.input.agent.labels)),
+    scalar("agent.assurance", |d| Leaf::Str(d.input.agent.assurance.as_str())),
+    scalar("subject.kind", |_| Leaf::Str("none")),
+    unfilled("subject.id_hash", Shape::Scalar),
+    unfilled("subject.verified", Shape::Scalar),
+    scalar("task.id", |d| in_task(d, &d.input.task.id)),
+    scalar("task.source", |d| Leaf::Str(d.input.task.source.as_str())),
+    scalar("task.purpose", |d| in_task(d, &d.input.task.purpose)),
+    scalar("task.max_effect", |d| Leaf::maybe_str(d.input.task.max_effect.map(Effect::as_str))),
+    scalar("task.ceiling", |d| Leaf::maybe_str(d.input.task.ceiling.map(Classification::as_str))),
+    scalar("task.expires_at", |d| d.input.task.expires_at.map_or(Leaf::Undefined, Leaf::Time)),
+    scalar("task.epoch", |d| Leaf::U64(d.input.task.epoch)),
+    unfilled("task.history.calls", Shape::Scalar),
+    unfilled("task.history.hosts", Shape::Scalar),
+    unfilled("task.history.sensitive_actions", Shape::Scalar),
+    unfilled("task.history.denied", Shape::Scalar),
+    unfilled("task.taint", Shape::Scalar),
+    scalar("delegation.depth", |_| Leaf::U64(0)),
+    shaped("delegation.chain", Shape::List, |_| Leaf::Names(&[])),
+    scalar("call.protocol", |d| Leaf::Str(d.input.call.protocol.as_str())),
+    scalar("call.effect", |d| Leaf::Str(d.input.call.effect.as_str())),
+    scalar("call.method", |d| Leaf::Str(d.input.call.http.method.as_str())),
+    scalar("call.scheme", |d| Leaf::Str(d.input.call.http.scheme.as_str())),
+    scalar("call.host", |d| Leaf::Str(&d.input.call.http.host)),
+    scalar("call.port", |d| Leaf::U64(u64::from(d.input.call.http.port))),
+    scalar("call.path", |d| Leaf::Str(&d.input.call.http.path)),
+    shaped("call.segments", Shape::List, |d| Leaf::Strs(&d.input.call.http.segments)),
+    shaped("call.query", Shape::Lists, |d| Leaf::Query(&d.input.call.http.query)),
+    shaped("call.headers", Shape::Headers, |d| Leaf::Headers(&d.input.call.headers)),
+    scalar("call.body.inspected", |d| Leaf::Bool(d.input.call.body.inspected)),
+    scalar("call.body.size", |d| d.input.call.body.size.map_or(Leaf::Undefined, Leaf::U64)),
+    // A body that is larger than can be inspected is refused, so what policy sees is always whole.
+    scalar("call.body.truncated", |_| Leaf::Bool(false)),
+    shaped("call.body.json", Shape::Json, |d| Leaf::maybe_json(d.input.call.body.json.as_ref())),
+    scalar("call.mcp.revision", |d| Leaf::maybe_str(mcp(d).and_then(|mcp| mcp.revision.as_deref()))),
+    scalar("call.mcp.method", |d| {
+        Leaf::maybe_str(mcp(d).map(|mcp| mcp.method.as_str()).filter(|method| !method.is_empty()))
+    }),
+    scalar("call.mcp.tool", |d| Leaf::maybe_str(mcp(d).and_then(|mcp| mcp.tool.as_deref()))),
+    shaped("call.mcp.arguments", Shape::Json, |d| Leaf::maybe_json(mcp(d).and_then(|mcp| mcp.arguments.as_ref()))),
+    unfilled("call.mcp.annotations", Shape::Json),
+    unfilled("call.mcp.annotations_trusted", Shape::Scalar),
+    unfilled("call.mcp.definition_digest", Shape::Scalar),
+    unfilled("call.a2a", Shape::Json),
+    scalar("call.grpc.service", |d| grpc(d, 0)),
+    scalar("call.grpc.method", |d| grpc(d, 1)),
+    unfilled("call.graphql.operation", Shape::Scalar),
+    unfilled("call.graphql.fields", Shape::List),
+    unfilled("call.model.name", Shape::Scalar),
+    unfilled("call.model.tools", Shape::List),
+    shaped("call.embedded_urls", Shape::List, |d| Leaf::Strs(&d.input.call.embedded_urls)),
+    scalar("destination.name", |d| Leaf::Str(&d.input.upstream.name)),
+    scalar("destination.zone", |d| Leaf::Str(&d.input.upstream.zone)),
+    scalar("destination.environment", |d| Leaf::Str(&d.input.upstream.environment)),
+    scalar("destination.classification", |d| Leaf::Str(d.input.upstream.classification.as_str())),
+    scalar("destination.ip", |d| d.input.ip.map_or(Leaf::Undefined, Leaf::Ip)),
+    scalar("destination.ip_class", |d| Leaf::maybe_str(d.input.ip_class)),
+    scalar("destination.tls", |d| Leaf::Str(d.input.tls)),
+    scalar("destination.first_seen", |_| Leaf::Bool(false)),
+    scalar("credential.name", |d| Leaf::maybe_str(d.input.credential.map(|credential| &*credential.name))),
+    scalar("credential.kind", |d| Leaf::maybe_str(d.input.credential.map(kind))),
+    scalar("credential.revocable", |d| d.input.credential.map_or(Leaf::Undefined, |c| Leaf::Bool(is_revocable(c)))),
+    shaped("secrets", Shape::List, |d| Leaf::Secrets(d.input.secrets)),
+    scalar("approval.state", |_| Leaf::Str("none")),
+    scalar("approval.id", |_| Leaf::Null),
+    shaped("matches", Shape::List, |d| Leaf::Names(d.matches)),
+];
+
+/// A call that belongs to no task has no task's name or purpose.
+fn in_task<'a>(document: Document<'a>, text: &'a str) -> Leaf<'a> {
+    match document.input.task.source {
+        task::Source::Static => Leaf::Str(text),
+        task::Source::None => Leaf::Undefined,
+    }
+}
+
+fn mcp(document: Document<'_>) -> Option<&McpCall> {
+    document.input.call.mcp.as_ref()
+}
+
+/// gRPC's path is `/service/method` by definition; any other path names neither.
+fn grpc(document: Document<'_>, part: usize) -> Leaf<'_> {
+    let call = document.input.call;
+    match (call.protocol, call.http.segments.as_slice()) {
+        (Protocol::Grpc, parts @ [_, _]) => Leaf::Str(&parts[part]),
+        _ => Leaf::Undefined,
+    }
+}
+
+fn kind(credential: &Declaration) -> &'static str {
+    match credential.source {
+        Source::File { .. } => "file",
+        Source::OauthClientCredentials { .. } => "oauth_client_credentials",
+    }
+}
+
+fn is_revocable(credential: &Declaration) -> bool {
+    match &credential.source {
+        Source::File { .. } => false,
+        Source::OauthClientCredentials { revocation_endpoint, .. } => revocation_endpoint.is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_path_stands_twice_or_inside_another() {
+        for (index, field) in FIELDS.iter().enumerate() {
+            for other in &FIELDS[index + 1..] {
+                assert_ne!(field.path, other.path);
+                assert!(!other.path.starts_with(&format!("{}.", field.path)), "{} in {}", other.path, field.path);
+                assert!(!field.path.starts_with(&format!("{}.", other.path)), "{} in {}", field.path, other.path);
+            }
+        }
+    }
+
+    #[test]
+    fn the_fields_of_one_parent_stand_together() {
+        for depth in 1..3 {
+            let mut closed = HashSet::new();
+            let mut last = String::new();
+            for field in FIELDS {
+                let parent: Vec<&str> = field.path.split('.').take(depth).collect();
+                let parent = parent.join(".");
+                if parent != last {
+                    assert!(closed.insert(parent.clone()), "{parent} stands in two places");
+                    last = parent;
+                }
+            }
+        }
+    }
+}

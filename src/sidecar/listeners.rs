@@ -1,0 +1,175 @@
+//! The sockets of a sidecar. All are bound before any is served.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream, UdpSocket},
+    time::{sleep, timeout},
+};
+
+use super::Sidecar;
+use crate::{
+    config::{Listen, Upstreams},
+    connection::{self, Slot},
+    health,
+    listener::{Destination, dns, proxy, transparent},
+    refusal::Refusal,
+    telemetry::trace::TraceContext,
+};
+
+/// The sockets of a sidecar.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Explicit proxy.
+    pub proxy: Vec<TcpListener>,
+    /// Redirected connections.
+    pub transparent: Vec<TcpListener>,
+    /// Stub resolver.
+    pub dns: Vec<UdpSocket>,
+    /// Health and metrics.
+    pub health: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds what the configuration names.
+    ///
+    /// # Errors
+    /// The first address that can't be bound, with the setting that names it.
+    pub async fn bind(listen: &Listen) -> anyhow::Result<Self> {
+        let mut bound = Self::default();
+        if let Some(address) = listen.proxy {
+            bound.proxy.push(tcp(address).await.with_context(|| format!("listen.proxy: {address}"))?);
+        }
+        if let Some(address) = listen.transparent {
+            bound.transparent.push(tcp(address).await.with_context(|| format!("listen.transparent: {address}"))?);
+        }
+        if let Some(address) = listen.dns {
+            bound.dns.push(UdpSocket::bind(address).await.with_context(|| format!("listen.dns: {address}"))?);
+        }
+        if let Some(address) = listen.health {
+            bound.health = Some(tcp(address).await.with_context(|| format!("listen.health: {address}"))?);
+        }
+        Ok(bound)
+    }
+
+    /// The addresses of all of them.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let tcp = self.proxy.iter().chain(&self.transparent).chain(&self.health);
+        tcp.filter_map(|listener| listener.local_addr().ok())
+            .chain(self.dns.iter().filter_map(|socket| socket.local_addr().ok()))
+            .collect()
+    }
+
+    /// Serves all of them until the sidecar's drain stops.
+    pub(super) fn serve(self, sidecar: &Arc<Sidecar>) {
+        for listener in self.proxy {
+            sidecar.drain.spawn(accept(Arc::clone(sidecar), listener, Way::Proxy));
+        }
+        for listener in self.transparent {
+            sidecar.drain.spawn(accept(Arc::clone(sidecar), listener, Way::Transparent));
+        }
+        for socket in self.dns {
+            let current = Arc::clone(sidecar);
+            let upstreams = move || -> Arc<Upstreams> { Arc::clone(&current.generation().upstreams) };
+            sidecar.drain.spawn(dns::serve(socket, Arc::clone(&sidecar.names), upstreams, sidecar.drain.token()));
+        }
+        if let Some(listener) = self.health {
+            let metrics = Arc::clone(sidecar.recorder.metrics());
+            let serving = health::serve(listener, sidecar.readiness.clone(), metrics, sidecar.drain.token());
+            sidecar.drain.spawn(serving);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Proxy,
+    Transparent,
+}
+
+async fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, way: Way) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = sidecar.drain.stopping() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit(&sidecar, stream, peer, way),
+            // Out of descriptors, most likely: connections must end before another can be taken.
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+fn admit(sidecar: &Arc<Sidecar>, stream: TcpStream, peer: SocketAddr, way: Way) {
+    let Ok(permit) = Arc::clone(&sidecar.connections).try_acquire_owned() else {
+        return turn_away(sidecar, stream, way);
+    };
+    let gauge = sidecar.recorder.metrics().connection();
+    let slot = Slot::new(permit);
+    let serving = Arc::clone(sidecar);
+    match way {
+        Way::Proxy => sidecar.drain.spawn(async move {
+            let _open = gauge;
+            proxy::serve(serving, stream, peer, slot).await;
+        }),
+        Way::Transparent => match transparent::original_destination(&stream, &sidecar.own) {
+            Ok(addr) => {
+                let name = sidecar.names.name_of(addr.ip());
+                sidecar.drain.spawn(async move {
+                    let _open = gauge;
+                    connection::open(serving, stream, peer, Destination::Dialled { addr, name }, None, slot).await;
+                });
+            }
+            Err(refusal) => {
+                record(sidecar, refusal);
+                connection::reset(stream);
+            }
+        },
+    }
+}
+
+/// Refuses a connection that is one too many. It is not read from, so that it costs next to nothing.
+fn turn_away(sidecar: &Arc<Sidecar>, mut stream: TcpStream, way: Way) {
+    match way {
+        Way::Transparent => {
+            record(sidecar, Refusal::TooManyConnections);
+            connection::reset(stream);
+        }
+        Way::Proxy => {
+            let answer = proxy::turned_away(sidecar);
+            sidecar.drain.spawn_background(async move {
+                let _ = timeout(TURN_AWAY, async {
+                    stream.write_all(answer.as_bytes()).await?;
+                    stream.shutdown().await?;
+                    // Closing with unread bytes would reset the connection and lose the answer.
+                    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+                })
+                .await;
+            });
+        }
+    }
+}
+
+fn record(sidecar: &Sidecar, refusal: Refusal) {
+    let mut record = sidecar.recorder.begin(TraceContext::root());
+    record.facts.refusal = Some(refusal);
+    record.finish();
+}
+
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+const TURN_AWAY: Duration = Duration::from_millis(500);

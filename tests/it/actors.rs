@@ -1,0 +1,12 @@
+//! The three actors of every story: the [`Origin`] is what the world sees, the [`Sidecar`] is the real program in process,
+//! and the [`Agent`] is a client.
+
+pub mod agent;
+pub mod issuer;
+pub mod origin;
+pub mod sidecar;
+
+pub use agent::{Agent, Answer};
+pub use issuer::Issuer;
+pub use origin::{Certificate, Origin, Seen};
+pub use sidecar::Sidecar;

@@ -1,0 +1,213 @@
+//! What the world sees.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, Version};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+type Service = Arc<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>;
+
+/// One request as the origin saw it. `body` is empty where the origin streamed it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub method: Method,
+    pub target: String,
+    pub version: Version,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("tests send text"))
+    }
+}
+
+/// Which certificate the origin shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certificate {
+    Good,
+    WrongName,
+    Expired,
+    UnknownIssuer,
+}
+
+/// A server of one name on loopback. Ends when it is dropped.
+pub struct Origin {
+    pub name: String,
+    pub addr: SocketAddr,
+    pub tls: bool,
+    /// What verifies it, in PEM.
+    pub root: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    _tasks: JoinSet<()>,
+}
+
+pub struct Setup {
+    name: String,
+    certificate: Option<Certificate>,
+    alpn: &'static [&'static [u8]],
+    service: Option<Service>,
+}
+
+impl Origin {
+    pub fn https(name: &str) -> Setup {
+        Setup { name: name.into(), certificate: Some(Certificate::Good), alpn: &[b"h2", b"http/1.1"], service: None }
+    }
+
+    pub fn http(name: &str) -> Setup {
+        Setup { certificate: None, ..Self::https(name) }
+    }
+
+    /// The requests so far, in the order of their arrival.
+    pub fn requests(&self) -> Vec<Seen> {
+        self.seen.lock().expect("no test panics inside").clone()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}:{}{path}", self.name, self.addr.port())
+    }
+}
+
+impl Setup {
+    pub fn certificate(mut self, certificate: Certificate) -> Self {
+        self.certificate = Some(certificate);
+        self
+    }
+
+    pub fn http1_only(mut self) -> Self {
+        self.alpn = &[b"http/1.1"];
+        self
+    }
+
+    /// Answers by itself instead of echoing; the body is streamed to it.
+    pub fn answering<F, A>(mut self, service: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+        A: Future<Output = Response<Body>> + Send + 'static,
+    {
+        self.service = Some(Arc::new(move |request| Box::pin(service(request))));
+        self
+    }
+
+    pub async fn start(self) -> Origin {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
+        let addr = listener.local_addr().expect("it is bound");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (root, acceptor) = match self.certificate {
+            None => (String::new(), None),
+            Some(kind) => {
+                let (root, acceptor) = acceptor(&self.name, kind, self.alpn);
+                (root, Some(acceptor))
+            }
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(listener, acceptor, Arc::clone(&seen), self.service));
+        Origin { name: self.name, addr, tls: self.certificate.is_some(), root, seen, _tasks: tasks }
+    }
+}
+
+/// A body of these bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed_unsync()
+}
+
+async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, seen: Arc<Mutex<Vec<Seen>>>, service: Option<Service>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let (acceptor, seen, service) = (acceptor.clone(), Arc::clone(&seen), service.clone());
+        let _ = stream.set_nodelay(true);
+        connections.spawn(async move {
+            match acceptor {
+                None => speak(stream, false, seen, service).await,
+                Some(acceptor) => {
+                    let Ok(tls) = acceptor.accept(stream).await else { return };
+                    let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+                    speak(tls, http2, seen, service).await;
+                }
+            }
+        });
+    }
+}
+
+async fn speak<S>(stream: S, http2: bool, seen: Arc<Mutex<Vec<Seen>>>, service: Option<Service>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let (seen, service) = (Arc::clone(&seen), service.clone());
+        async move { Ok::<_, Infallible>(answer(&seen, service, request).await) }
+    });
+    let io = TokioIo::new(stream);
+    if http2 {
+        let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+    } else {
+        let _ = http1::Builder::new().serve_connection(io, service).with_upgrades().await;
+    }
+}
+
+/// Answers by the test's service, or echoes: the request's line and body come back.
+async fn answer(seen: &Mutex<Vec<Seen>>, service: Option<Service>, request: Request<Incoming>) -> Response<Body> {
+    let mut noted = Seen {
+        method: request.method().clone(),
+        target: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
+        version: request.version(),
+        headers: request.headers().clone(),
+        body: Bytes::new(),
+    };
+    if let Some(service) = service {
+        seen.lock().expect("no test panics inside").push(noted);
+        return service(request).await;
+    }
+    let Ok(body) = request.into_body().collect().await else { return Response::new(full("broken")) };
+    noted.body = body.to_bytes();
+    let echo = format!("{} {} {}", noted.method, noted.target, String::from_utf8_lossy(&noted.body));
+    seen.lock().expect("no test panics inside").push(noted);
+    Response::new(full(echo))
+}
+
+fn acceptor(name: &str, kind: Certificate, alpn: &[&[u8]]) -> (String, TlsAcceptor) {
+    let subject = if kind == Certificate::WrongName { "other.example.net" } else { name };
+    let mut params = CertificateParams::new([subject.to_owned()]).expect("a host name");
+    if kind == Certificate::Expired {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 2, 1);
+    }
+    let key = KeyPair::generate().expect("a key can be made");
+    let certificate = params.self_signed(&key).expect("a certificate can be made");
+    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+    let secret = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let mut config = rustls::ServerConfig::builder_with_provider(tollgate::tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .expect("key and certificate fit");
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    let root = if kind == Certificate::UnknownIssuer { String::new() } else { certificate.pem() };
+    (root, TlsAcceptor::from(Arc::new(config)))
+}

@@ -1,0 +1,300 @@
+//! `tollgate exec` as a user runs it: the built program, real clients, a real kernel.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, UdpSocket},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tollgate::tls::{authority::Authority, provider};
+
+/// A TLS origin on the loopback outside, with an authority of its own. Answers `hello`.
+struct Origin {
+    port: u16,
+    requests: Arc<AtomicUsize>,
+    root: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Origin {
+    fn start(name: &str) -> Self {
+        let authority = Authority::open(None).expect("an authority");
+        let leaf = authority.leaf(name).expect("a leaf");
+        let config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has them")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(leaf)));
+        let dir = tempfile::tempdir().expect("a directory");
+        // Also for the user that some tests change to.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+        let root = dir.path().join("root.pem");
+        fs::write(&root, authority.certificate_pem()).expect("written");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let (config, counter) = (Arc::new(config), Arc::clone(&requests));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (config, counter) = (Arc::clone(&config), Arc::clone(&counter));
+                thread::spawn(move || answer(stream, config, &counter));
+            }
+        });
+        Self { port, requests, root, _dir: dir }
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    /// `tollgate exec` with this origin allowed under its name.
+    fn exec(&self, name: &str, fence: &str) -> Command {
+        let mut tollgate = tollgate(fence);
+        tollgate.arg("--allow").arg(format!("{name}:{}=127.0.0.1", self.port)).arg("--origin-root").arg(&self.root);
+        tollgate
+    }
+}
+
+fn answer(stream: std::net::TcpStream, config: Arc<rustls::ServerConfig>, counter: &AtomicUsize) {
+    let Ok(session) = rustls::ServerConnection::new(config) else { return };
+    let mut stream = rustls::StreamOwned::new(session, stream);
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return,
+        }
+    }
+    counter.fetch_add(1, Ordering::SeqCst);
+    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello");
+    stream.conn.send_close_notify();
+    let _ = stream.flush();
+}
+
+/// `tollgate exec` from an environment that says nothing of proxies and certificates.
+fn tollgate(fence: &str) -> Command {
+    clean(Command::new(env!("CARGO_BIN_EXE_tollgate")), fence)
+}
+
+fn clean(mut command: Command, fence: &str) -> Command {
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "PATH"));
+    command.env("HOME", "/").env("NO_PROXY", "*").args(["exec", "--fence", fence]);
+    command
+}
+
+fn run(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("it can be run");
+    let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
+    (status.code().expect("not killed"), text(&stdout), text(&stderr))
+}
+
+/// Whether this machine gives namespaces; in CI it must.
+fn fence_can_be_had() -> bool {
+    let (code, _, stderr) = run(tollgate("netns").args(["--", "true"]));
+    if code == 0 {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "no fence: {stderr}");
+    println!("skipped: needs user namespaces, nft and ip: {stderr}");
+    false
+}
+
+fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    assert!(found || std::env::var_os("CI").is_none(), "{program} is missing");
+    if !found {
+        println!("skipped: needs {program}");
+    }
+    found
+}
+
+#[test]
+fn a_client_that_knows_proxies_reaches_an_allowed_origin() {
+    let origin = Origin::start("api.example.test");
+    for fence in ["env", "netns"] {
+        if fence == "netns" && !fence_can_be_had() {
+            return;
+        }
+        let url = format!("https://api.example.test:{}/", origin.port);
+        let before = origin.requests();
+        let ran = run(origin.exec("api.example.test", fence).args(["--", "curl", "-sS", &url]));
+        assert_eq!(ran, (0, "hello".into(), String::new()), "{fence}");
+        assert_eq!(origin.requests(), before + 1);
+    }
+}
+
+#[test]
+fn a_client_that_ignores_proxies_is_captured() {
+    if !fence_can_be_had() || !has("node") {
+        return;
+    }
+    let origin = Origin::start("api.example.test");
+    let url = format!("https://api.example.test:{}/", origin.port);
+    let ran = run(origin.exec("api.example.test", "netns").args(["--", "curl", "-sS", "--noproxy", "*", &url]));
+    assert_eq!(ran, (0, "hello".into(), String::new()));
+    let script = format!("fetch('{url}').then(r => r.text()).then(t => console.log(t))");
+    let mut node = origin.exec("api.example.test", "netns");
+    let ran = run(node.args(["--", "env", "-u", "NODE_USE_ENV_PROXY", "node", "-e", &script]));
+    assert_eq!(ran, (0, "hello".into(), String::new()));
+    assert_eq!(origin.requests(), 2);
+}
+
+#[test]
+fn another_user_is_fenced_in_as_well() {
+    if !fence_can_be_had() || !rustix::process::getuid().is_root() {
+        println!("skipped: needs root to become another user");
+        return;
+    }
+    let origin = Origin::start("api.example.test");
+    let url = format!("https://api.example.test:{}/", origin.port);
+    let mut as_user = Command::new("setpriv");
+    as_user.args(["--reuid=1000", "--regid=1000", "--clear-groups", env!("CARGO_BIN_EXE_tollgate")]);
+    let mut as_user = clean(as_user, "netns");
+    as_user.arg("--allow").arg(format!("api.example.test:{}=127.0.0.1", origin.port));
+    as_user.arg("--origin-root").arg(&origin.root);
+    let script = format!("id -u; curl -sS --noproxy '*' {url}");
+    let ran = run(as_user.args(["--", "sh", "-c", &script]));
+    assert_eq!(ran, (0, "1000\nhello".into(), String::new()));
+}
+
+#[test]
+fn what_is_not_allowed_never_leaves() {
+    if !fence_can_be_had() || !has("python3") {
+        return;
+    }
+    // Listeners outside that must hear nothing.
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let (tcp_port, udp_port) = (tcp.local_addr().expect("bound").port(), udp.local_addr().expect("bound").port());
+    let script = format!(
+        r"
+import socket
+def tcp(family, address):
+    try:
+        with socket.socket(family) as s:
+            s.settimeout(10)
+            s.connect(address)
+            s.sendall(b'SSH-2.0-x\r\n')
+            return 'open' if s.recv(1) else 'closed'
+    except OSError as error:
+        return 'refused'
+def udp(family, address):
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as s:
+            s.sendto(b'x', address)
+            return 'sent'
+    except OSError as error:
+        return 'refused'
+def name(name):
+    try:
+        return socket.getaddrinfo(name, 443)[0][4][0]
+    except OSError:
+        return 'unknown'
+print(tcp(socket.AF_INET, ('203.0.113.7', 22)))
+print(tcp(socket.AF_INET, ('169.254.169.254', 80)))
+print(tcp(socket.AF_INET, ('127.0.0.1', {tcp_port})))
+print(tcp(socket.AF_INET6, ('2001:db8::7', 443)))
+print(udp(socket.AF_INET, ('203.0.113.7', 443)))
+print(udp(socket.AF_INET6, ('2001:db8::7', 443)))
+print(name('not-allowed.example.test'))
+print(name('api.example.test').startswith('198.18.'))
+udp(socket.AF_INET, ('127.0.0.1', {udp_port}))
+"
+    );
+    let mut exec = tollgate("netns");
+    let (code, stdout, stderr) =
+        run(exec.args(["--allow", "api.example.test", "--", "python3", "-c", &script]));
+    assert_eq!(code, 0, "{stderr}");
+    let answers: Vec<&str> = stdout.lines().collect();
+    assert!(answers[..4].iter().all(|answer| matches!(*answer, "closed" | "refused")), "{answers:?}");
+    assert_eq!(answers[4..], ["refused", "refused", "unknown", "True"]);
+    tcp.set_nonblocking(true).expect("set");
+    assert!(tcp.accept().is_err(), "nothing connected from inside");
+    udp.set_read_timeout(Some(Duration::from_millis(1))).expect("set");
+    assert!(udp.recv(&mut [0; 8]).is_err(), "nothing was sent from inside");
+}
+
+#[test]
+fn the_rules_can_not_be_changed_from_inside() {
+    if !fence_can_be_had() {
+        return;
+    }
+    let script = "nft flush ruleset; ip link set lo down; grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status";
+    let path = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
+    let (_, stdout, stderr) = run(tollgate("netns").env("PATH", path).args(["--", "sh", "-c", script]));
+    assert_eq!(stdout, "CapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1");
+    assert!(stderr.contains("not permitted"), "{stderr}");
+}
+
+#[test]
+fn the_commands_own_loopback_is_its_own() {
+    if !fence_can_be_had() || !has("python3") || !has("curl") {
+        return;
+    }
+    let script = r"
+import http.server, subprocess, threading
+server = http.server.HTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+url = 'http://localhost:%d/' % server.server_port
+print(subprocess.run(['curl', '-s', '-o', '/dev/null', '-w', '%{http_code}', url], capture_output=True, text=True).stdout)
+";
+    let (code, stdout, stderr) = run(tollgate("netns").args(["--", "python3", "-c", script]));
+    assert_eq!((code, stdout.as_str()), (0, "200"), "{stderr}");
+}
+
+#[test]
+fn the_exit_code_is_the_commands() {
+    let fences: &[&str] = if fence_can_be_had() { &["env", "netns"] } else { &["env"] };
+    for fence in fences {
+        for (command, expected) in [
+            (&["sh", "-c", "exit 0"][..], 0),
+            (&["sh", "-c", "exit 7"], 7),
+            (&["sh", "-c", "kill -KILL $$"], 137),
+            (&["no-such-program-here"], 127),
+            (&["/"], 126),
+        ] {
+            let (code, _, stderr) = run(tollgate(fence).arg("--").args(command));
+            assert_eq!(code, expected, "{fence} {command:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn standard_input_reaches_the_command() {
+    let fences: &[&str] = if fence_can_be_had() { &["env", "netns"] } else { &["env"] };
+    for fence in fences {
+        let mut command = tollgate(fence);
+        command.args(["--", "tr", "a-z", "A-Z"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("it can be run");
+        child.stdin.take().expect("a pipe").write_all(b"through").expect("written");
+        let output = child.wait_with_output().expect("ended");
+        assert_eq!(output.stdout, b"THROUGH", "{fence}");
+    }
+}
+
+#[test]
+fn a_signal_reaches_the_command() {
+    let fences: &[&str] = if fence_can_be_had() { &["env", "netns"] } else { &["env"] };
+    for fence in fences {
+        let mut command = tollgate(fence);
+        // The command says when it is ready, so that nothing is sent too early.
+        let script = "trap 'exit 42' TERM; echo ready; while :; do read -r line || sleep 1; done";
+        command.args(["--", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("it can be run");
+        let mut ready = [0; 6];
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut ready).expect("it says so");
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("sent");
+        let status = child.wait().expect("ended");
+        assert_eq!(status.code(), Some(42), "{fence}");
+    }
+}

@@ -1,0 +1,13 @@
+//! The sidecar as a whole, between agents and origins. Each test asserts what the agent saw, what the origin saw and what
+//! was recorded.
+
+mod actors;
+
+mod canary;
+mod fail_closed;
+mod forwarding;
+mod names;
+mod policy;
+mod secrets;
+mod streaming;
+mod tools;

@@ -99,6 +99,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) start: Instant,
     pub(crate) elapsed: Duration,
     pub(crate) outcome: Outcome,
+    /// Whether the call may have reached the origin.
+    pub(crate) forwarded: bool,
     pub(crate) phases: &'a [PhaseFacts],
     pub(crate) facts: &'a Facts,
 }
@@ -156,10 +158,10 @@ impl Recorder {
         self.0.audit.as_ref()
     }
 
-    fn record(&self, ended: &Ended<'_>, committed: bool) {
+    fn record(&self, ended: &Ended<'_>) {
         let sinks = &*self.0;
         if let Some(log) = &sinks.audit {
-            log.append(ended.id, &line::body(ended, &sinks.fixed), committed);
+            log.append(ended.id, &line::body(ended, &sinks.fixed), ended.forwarded);
         }
         sinks.spans.record(ended);
         sinks.metrics.record(ended);
@@ -195,6 +197,7 @@ impl Record {
     /// [`Refusal::AuditUnavailable`] when the audit file can't be written or too much waits for it.
     pub async fn commit(&mut self) -> Result<(), Refusal> {
         let Some(log) = self.recorder.0.audit.clone() else {
+            self.committed = true;
             return Ok(());
         };
         // From here on the end of this call is kept even when the spool is full: it may have had an effect.
@@ -226,7 +229,7 @@ impl Record {
 
     fn end(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.ended, true) {
-            self.recorder.record(&self.as_ended(outcome), self.committed);
+            self.recorder.record(&self.as_ended(outcome));
         }
     }
 
@@ -239,6 +242,7 @@ impl Record {
             start: self.start,
             elapsed: self.start.elapsed(),
             outcome,
+            forwarded: self.committed,
             phases: &self.phases,
             facts: &self.facts,
         }

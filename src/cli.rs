@@ -40,6 +40,11 @@ enum Command {
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
+    // The text of a panic can quote what passed through; its place is what helps.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        eprintln!("error: a fault in the program at {place}");
+    }));
     match Cli::try_parse() {
         Ok(cli) => cli.command.run(),
         Err(error) => {

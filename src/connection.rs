@@ -188,6 +188,7 @@ impl Arrival {
         match find(&sidecar.generation(), &host, port) {
             Err(refusal) => Err((refusal, Some(stream))),
             Ok(upstream) => match upstream.tls {
+                TlsMode::Passthrough if hello.ech => Err((HIDDEN_NAME, Some(stream))),
                 TlsMode::Passthrough => self.tunnel(sidecar, stream, host, port).await,
                 TlsMode::Intercept => self.intercept(sidecar, stream, host, port, hello).await,
             },
@@ -262,6 +263,7 @@ async fn enter_tunnel(sidecar: &Arc<Sidecar>, stream: TcpStream, arrival: &Arriv
         return admitted.run(sidecar, stream).await;
     }
     let looked = match sniff(&stream, sidecar.limits().sniff).await {
+        Ok(Sniffed::Tls(hello)) if hello.ech => Err(HIDDEN_NAME),
         Ok(Sniffed::Tls(hello)) => agreed_name(&arrival.destination, hello.sni.as_deref()).map(|_| ()),
         Ok(Sniffed::Http1 | Sniffed::Http2) => Err(Refusal::UnknownProtocol),
         Err(refusal) => Err(refusal),
@@ -350,6 +352,8 @@ pub fn reset(stream: TcpStream) {
     drop((linger, stream));
 }
 
+/// Behind the name that can be read there may be another: where TLS is not opened, that can't be seen.
+const HIDDEN_NAME: Refusal = Refusal::NameMismatch("the TLS hello hides a name");
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADER_READ: Duration = Duration::from_secs(30);
 const MAX_HEADERS: usize = 200;

@@ -130,7 +130,7 @@ impl Exchange<'_> {
         self.record.facts.call.port = call.port;
         self.record.facts.call.scheme = Some(call.scheme.as_str());
         self.record.facts.call.path = secret::redact_path(&call.path).into_owned().into();
-        self.record.facts.call.query_keys = call.query.iter().map(|(name, _)| name.clone()).collect();
+        self.record.facts.call.query_keys = call.query.iter().map(|(name, _)| secret::redact(name).to_owned()).collect();
         if self.connection.destination.port().is_some_and(|port| port != call.port) {
             return Err(Refusal::NameMismatch("the request names another port than its connection was opened for"));
         }
@@ -159,8 +159,8 @@ impl Exchange<'_> {
         self.record.facts.call.protocol = Some(question.call.protocol);
         self.record.facts.call.effect = Some(question.call.effect);
         if let Some(mcp) = &question.call.mcp {
-            self.record.facts.call.mcp_method = Some(mcp.method.clone().into());
-            self.record.facts.call.mcp_tool = mcp.tool.clone().map(Into::into);
+            self.record.facts.call.mcp_method = Some(secret::redact(&mcp.method).to_owned().into());
+            self.record.facts.call.mcp_tool = mcp.tool.as_deref().map(|tool| secret::redact(tool).to_owned().into());
         }
         Ok((question, body))
     }

@@ -18,7 +18,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::{ArcSwap, Guard};
 
 use self::{
     allow_list::AllowList,
@@ -45,10 +44,6 @@ pub struct Policy {
     /// `None` where answers can't be kept.
     answers: Option<Answers>,
 }
-
-/// The generation in force.
-#[derive(Debug)]
-pub struct Current(ArcSwap<Policy>);
 
 /// Proof that policy permitted one call. Its fields are private: only this module makes one.
 #[derive(Debug, Clone)]
@@ -299,23 +294,6 @@ impl Undecided {
             Self::WrongType | Self::UnknownField => "policy gave an invalid answer for this call, so it is not made",
             Self::Obligation => "policy permits this call under a condition that can't be met here, so it is not made",
         }
-    }
-}
-
-impl Current {
-    /// Starts with this generation.
-    pub fn new(policy: Policy) -> Self {
-        Self(ArcSwap::from_pointee(policy))
-    }
-
-    /// The generation in force now. Hold it for one decision, not for a connection.
-    pub fn load(&self) -> Guard<Arc<Policy>> {
-        self.0.load()
-    }
-
-    /// Puts another generation in force, for all decisions from now on.
-    pub fn swap(&self, policy: Policy) {
-        self.0.store(Arc::new(policy));
     }
 }
 

@@ -35,6 +35,11 @@ pub fn redact_path(path: &str) -> Cow<'_, str> {
     Cow::Owned(redacted)
 }
 
+/// A text of the agent's as records and spans may show it: `REDACTED` where it is a secret of a known format.
+pub fn redact(text: &str) -> &str {
+    if detect::find(text.as_bytes()).is_some() { "REDACTED" } else { text }
+}
+
 /// The kinds of the secrets that stand in this path, which can't be removed without making another call of it.
 fn segment_kinds(path: &str) -> impl Iterator<Item = &'static str> + '_ {
     path.split('/').filter_map(segment_kind)

@@ -34,11 +34,7 @@ use crate::{
     refusal::Refusal,
     shutdown::Drain,
     task::Task,
-    telemetry::{
-        Metrics, Spans,
-        otlp::Export,
-        spans::FinishedSpan,
-    },
+    telemetry::{Metrics, Spans, spans::FinishedSpan},
     tls::{agent::AgentTls, authority::Authority, origin::OriginTls},
 };
 pub use listeners::Listeners;

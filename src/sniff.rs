@@ -5,8 +5,8 @@
 
 use std::{io, time::Duration};
 
-use rustls::server::Acceptor;
 use rustix::net::RecvFlags;
+use rustls::server::Acceptor;
 use tokio::{io::Interest, net::TcpStream};
 
 use crate::refusal::Refusal;
@@ -149,7 +149,9 @@ fn http(bytes: &[u8]) -> Progress {
 fn handshake(mut records: &[u8]) -> Vec<u8> {
     let mut joined = Vec::with_capacity(records.len());
     while let Some(([TLS_HANDSHAKE, _, _, high, low], rest)) = records.split_first_chunk() {
-        let Some((fragment, rest)) = rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low]))) else { break };
+        let Some((fragment, rest)) = rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low]))) else {
+            break;
+        };
         joined.extend_from_slice(fragment);
         records = rest;
     }

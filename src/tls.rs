@@ -44,7 +44,9 @@ pub enum Error {
         hint: &'static str,
     },
     /// No origin could be verified.
-    #[error("no root certificate is there to verify destinations with{0}; hint: install ca-certificates or name PEM files in `tls.roots.files`")]
+    #[error(
+        "no root certificate is there to verify destinations with{0}; hint: install ca-certificates or name PEM files in `tls.origin_roots.files`"
+    )]
     NoRoots(String),
     /// Not something that a certificate can stand for.
     #[error("no certificate can be made for `{0}`: it is neither a host name nor an address")]

@@ -228,12 +228,7 @@ mod tests {
     fn missing_repeated_and_swapped_lines_are_found() {
         let (bytes, _) = chain(Position::START, 4);
         let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
-        for (order, wrong) in [
-            (vec![0, 2, 3], 2),
-            (vec![0, 1, 1, 2], 3),
-            (vec![0, 2, 1, 3], 2),
-            (vec![3, 0], 2),
-        ] {
+        for (order, wrong) in [(vec![0, 2, 3], 2), (vec![0, 1, 1, 2], 3), (vec![0, 2, 1, 3], 2), (vec![3, 0], 2)] {
             let text: Vec<u8> = order.iter().flat_map(|n: &usize| lines[*n].iter().copied()).collect();
             let broken = verify(&*text).expect_err("not intact");
             assert!(broken.line == wrong && matches!(broken.fault, Fault::Order), "{order:?}: {broken}");

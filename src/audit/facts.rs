@@ -135,15 +135,17 @@ impl Facts {
 impl DecisionFacts {
     /// What is told of a decision that was made in this mode.
     pub fn new(decision: &Decision, mode: Mode) -> Self {
-        let denial = decision.outcome.as_ref().err().or(decision.shadowed.as_ref());
-        let empty = || Arc::from("");
+        let (denial, rule, reason) = match (&decision.outcome, &decision.shadowed) {
+            (Err(denial), _) | (Ok(_), Some(denial)) => (Some(denial), &denial.rule, &denial.reason),
+            (Ok(permit), None) => (None, permit.rule(), permit.reason()),
+        };
         Self {
             verdict: denial.map_or(Verdict::Allow, Verdict::of),
             enforced: mode == Mode::Enforce,
             cached: decision.cache,
             revision: Arc::clone(&decision.revision),
-            rule: denial.map_or_else(empty, |denial| Arc::clone(&denial.rule)),
-            reason: denial.map_or_else(empty, |denial| Arc::clone(&denial.reason)),
+            rule: Arc::clone(rule),
+            reason: Arc::clone(reason),
             class: denial.map(|denial| denial.class),
             duration: decision.duration,
         }

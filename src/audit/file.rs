@@ -23,7 +23,10 @@ use super::{
     spool::Spool,
     writer::Writer,
 };
-use crate::{config::Durability, telemetry::metrics::{AuditMetrics, Metrics}};
+use crate::{
+    config::Durability,
+    telemetry::metrics::{AuditMetrics, Metrics},
+};
 
 /// The audit file of one sidecar. Cheap to clone; the last clone closes it.
 #[derive(Clone)]
@@ -46,12 +49,7 @@ impl Log {
         Self::open_with_limit(path, durability, metrics.audit(), SPOOL)
     }
 
-    fn open_with_limit(
-        path: &Path,
-        durability: Durability,
-        metrics: &AuditMetrics,
-        limit: usize,
-    ) -> io::Result<Self> {
+    fn open_with_limit(path: &Path, durability: Durability, metrics: &AuditMetrics, limit: usize) -> io::Result<Self> {
         let mut target = Target::open(path)?;
         let position = recover(path, &mut target).map_err(|error| explain(path, &error))?;
         let intents = begin_intents(path, durability, &target)?;
@@ -287,7 +285,8 @@ mod tests {
         ] {
             let path = dir.path().join("foreign");
             fs::write(&path, content).expect("the directory is writable");
-            let error = Log::open(&path, Durability::Buffered, &Metrics::new()).err().expect("it is foreign").to_string();
+            let error =
+                Log::open(&path, Durability::Buffered, &Metrics::new()).err().expect("it is foreign").to_string();
             assert!(error.contains(why), "{error}");
             assert_eq!(fs::read_to_string(&path).expect("it is left alone"), content);
         }

@@ -58,10 +58,13 @@ pub(super) fn fixed(agent: &config::Agent, mode: config::Mode) -> Box<[u8]> {
     }
     out.text("assurance", agent.assurance.as_str());
     out.close();
-    out.text("mode", match mode {
-        config::Mode::Enforce => "enforce",
-        config::Mode::Shadow => "shadow",
-    });
+    out.text(
+        "mode",
+        match mode {
+            config::Mode::Enforce => "enforce",
+            config::Mode::Shadow => "shadow",
+        },
+    );
     out.0.into()
 }
 

@@ -190,9 +190,8 @@ impl Spool {
     /// Waits for work, `patience` at most. While the writer still holds lines that it could not write, no further lines are
     /// handed out. With `want_open` the intents of unfinished calls come along.
     pub(super) fn take(&self, holding: bool, patience: Duration, want_open: bool) -> Work {
-        let mut state = self.wait(self.lock(), patience, true, |state| {
-            state.urgent() || (!holding && !state.lines.is_empty())
-        });
+        let mut state =
+            self.wait(self.lock(), patience, true, |state| state.urgent() || (!holding && !state.lines.is_empty()));
         if !holding && !state.urgent() && !state.lines.is_empty() {
             // One write for the calls of a moment instead of one for each.
             state = self.wait(state, LINGER, false, State::urgent);
@@ -241,6 +240,9 @@ impl Spool {
 
     /// Intents up to `ticket` are on disk, or could not be put there.
     pub(super) fn synced(&self, ticket: u64, kept: bool) {
+        if !kept {
+            self.metrics.failures.inc();
+        }
         self.progress.send_modify(|progress| {
             let reached = if kept { &mut progress.synced } else { &mut progress.refused };
             *reached = ticket;

@@ -152,6 +152,7 @@ pub(crate) fn ended<T>(facts: &Facts, outcome: Outcome, use_it: impl FnOnce(&End
         start: Instant::now(),
         elapsed: Duration::from_millis(12),
         outcome,
+        forwarded: true,
         phases: &[],
         facts,
     })

@@ -107,18 +107,12 @@ impl Writer {
         self.spool.synced(work.ticket, matches!(outcome, Ok(true)));
         if let Err(error) = outcome {
             tracing::error!(path = %self.path.display(), %error, "intents are not writable: calls are refused");
-            self.spool.failed();
-            self.spool.recovered();
         }
     }
 
     fn hold(&mut self, work: &mut Work) {
-        self.held = Held {
-            lines: std::mem::take(&mut work.lines),
-            seq: work.seq,
-            count: work.count,
-            ..Held::default()
-        };
+        self.held =
+            Held { lines: std::mem::take(&mut work.lines), seq: work.seq, count: work.count, ..Held::default() };
     }
 
     /// Opens the file anew when its path leads elsewhere: it was moved away, removed or replaced.

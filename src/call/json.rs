@@ -53,7 +53,7 @@ impl From<JsonFault> for Refusal {
     }
 }
 
-/// Parses one JSON text. `max_depth` counts the objects and arrays around the innermost value, up to the parser's own 127.
+/// Parses one JSON text. `max_depth` counts the objects and arrays around the innermost value, 126 at most.
 pub fn parse_strict(bytes: &[u8], max_depth: usize) -> Result<Value, JsonFault> {
     let fault = Cell::new(None);
     let mut parser = Deserializer::from_slice(bytes);
@@ -210,8 +210,8 @@ impl Decimal {
     }
 }
 
-/// Where the parser's own limit lies, one more than which it refuses as bad syntax.
-const PARSER_DEPTH: usize = 127;
+/// One less than the parser's own limit, beyond which it reports bad syntax.
+const PARSER_DEPTH: usize = 126;
 
 #[cfg(test)]
 mod tests {
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_not_one_json_text_in_utf8_is_refused() {
-        let table: [&[u8]; 18] = [
+        let table: [&[u8]; 17] = [
             b"",
             b" ",
             b"{",
@@ -259,7 +259,6 @@ mod tests {
             b"01",
             b".5",
             b"1.",
-            b"0x1",
             b"tru",
             b"\xef\xbb\xbf{}",
             b"\xff\xfe{\0}\0",
@@ -270,7 +269,7 @@ mod tests {
         for text in table {
             assert_eq!(fault(text), Some(JsonFault::Syntax), "{text:?}");
         }
-        for text in ["{} {}", "{}x", "1 2", "[]]", "{}\u{0}", "null//"] {
+        for text in ["{} {}", "{}x", "1 2", "[]]", "{}\u{0}", "null//", "0x1"] {
             assert_eq!(fault(text.as_bytes()), Some(JsonFault::TrailingData), "{text}");
         }
     }
@@ -281,8 +280,8 @@ mod tests {
         assert!(parse_strict(nested(64).as_bytes(), 64).is_ok());
         assert_eq!(parse_strict(nested(65).as_bytes(), 64), Err(JsonFault::TooDeep));
         assert_eq!(parse_strict(b"{\"a\":{}}", 1), Err(JsonFault::TooDeep));
-        assert!(parse_strict(nested(127).as_bytes(), 1000).is_ok());
-        assert_eq!(parse_strict(nested(128).as_bytes(), 1000), Err(JsonFault::TooDeep));
+        assert!(parse_strict(nested(126).as_bytes(), 1000).is_ok());
+        assert_eq!(parse_strict(nested(127).as_bytes(), 1000), Err(JsonFault::TooDeep));
         assert_eq!(parse_strict(nested(100_000).as_bytes(), 1000), Err(JsonFault::TooDeep));
     }
 

@@ -127,8 +127,39 @@ mod tests {
     #[test]
     fn problems_are_printed_one_a_line_and_then_one_hint() {
         let problems = read("mode: off\nagent: {nam: x}\n").unwrap_err();
-        insta::assert_snapshot!(explain(&problems), @"");
-        insta::assert_snapshot!(report(Path::new("tollgate.yaml"), &problems), @"");
+        insta::assert_snapshot!(explain(&problems), @r"
+        error: tollgate.yaml:1: mode: unknown value `off`, expected `enforce` or `shadow`
+        error: tollgate.yaml:2: agent.nam: unknown key; did you mean `name`?
+        error: tollgate.yaml:2: agent.identity: is required: {kind: static, id: …}
+        hint: `tollgate config schema` describes every key
+        ");
+        insta::assert_snapshot!(report(Path::new("tollgate.yaml"), &problems), @r#"
+        {
+          "file": "tollgate.yaml",
+          "omitted": 0,
+          "problems": [
+            {
+              "file": "tollgate.yaml",
+              "line": 1,
+              "message": "unknown value `off`, expected `enforce` or `shadow`",
+              "path": "mode"
+            },
+            {
+              "file": "tollgate.yaml",
+              "line": 2,
+              "message": "unknown key; did you mean `name`?",
+              "path": "agent.nam"
+            },
+            {
+              "file": "tollgate.yaml",
+              "line": 2,
+              "message": "is required: {kind: static, id: …}",
+              "path": "agent.identity"
+            }
+          ],
+          "valid": false
+        }
+        "#);
     }
 
     #[test]
@@ -138,7 +169,76 @@ mod tests {
                     credentials: {legacy: {kind: file, file: legacy, owner: team-x, as: {header: X-Api-Key}}}\n";
         let (settings, _) = read(text).unwrap();
         let shown = serde_saphyr::to_string(&settings).unwrap();
-        insta::assert_snapshot!(shown, @"");
+        insta::assert_snapshot!(shown, @r#"
+        mode: enforce
+        profile: standard
+        agent:
+          name: triage
+          identity:
+            kind: static
+            id: spiffe://example.org/triage
+        listen:
+          proxy: null
+          transparent: null
+          dns: null
+          health: null
+          admin: null
+        tls:
+          authority:
+            dir: null
+            trust_bundle: null
+          origin_roots:
+            system: true
+            files: []
+        destinations:
+          github:
+            hosts:
+            - api.github.com
+            ports:
+            - 443
+            reach:
+            - public
+            addresses: []
+            protocol: http
+            tls: intercept
+            zone: internet
+            environment: ""
+            classification: internal
+            credential: legacy
+        credentials:
+          legacy:
+            kind: file
+            file: legacy
+            as:
+              header: X-Api-Key
+            owner: team-x
+            expires: null
+            max_ttl: 15m
+        policy:
+          paths: []
+          decision: tollgate/decision
+          budget: 10ms
+          cache:
+            entries: 10000
+            ttl: 5s
+        tasks:
+          source: null
+          static: null
+        audit:
+          file: null
+          durable: buffered
+        telemetry:
+          otlp: null
+        state:
+          kind: memory
+        limits:
+          connections: 1024
+          header_bytes: 64KiB
+          inspect_bytes: 1MiB
+          inspect_total: 32MiB
+          json_depth: 64
+          sniff: 250ms
+        "#);
         assert_eq!(read(&shown).unwrap().0, settings);
     }
 

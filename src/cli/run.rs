@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{BAD_CONFIGURATION, UNAVAILABLE, fail};
+use super::{UNAVAILABLE, USAGE, fail};
 use crate::{
     config::Config,
     sidecar::{self, Listeners},
@@ -24,13 +24,12 @@ pub struct Args {
 
 /// Runs the sidecar until SIGTERM or SIGINT.
 pub fn run(args: Args) -> ExitCode {
-    logs::init(&args.log);
+    if let Err(error) = logs::init(&args.log) {
+        return fail(&error, "a filter is a level, or `module=level` pairs with commas between", USAGE);
+    }
     let config = match Config::load(&args.config, &|name| std::env::var(name).ok()) {
         Ok(config) => config,
-        Err(problems) => {
-            eprintln!("{problems}");
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
+        Err(problems) => return super::config::refuse(&problems),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

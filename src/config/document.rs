@@ -6,6 +6,7 @@
 
 mod place;
 mod reword;
+mod shape;
 mod tree;
 
 use serde::de::DeserializeOwned;
@@ -45,7 +46,7 @@ impl Document {
     /// Turns the part at `place` into a `T`, without the values that don't fit. `None`: it isn't there, or no `T` is left.
     pub fn settle<T: DeserializeOwned>(&mut self, place: &Place) -> Option<T> {
         loop {
-            let error = match serde_path_to_error::deserialize(self.node(place)?.json()) {
+            let error = match serde_path_to_error::deserialize(self.node(place)?) {
                 Ok(settled) => return Some(settled),
                 Err(error) => error,
             };
@@ -231,7 +232,16 @@ parts:
     choice: other
 ";
         let (sample, problems) = settle(text);
-        insta::assert_snapshot!(problems, @"");
+        insta::assert_snapshot!(problems, @r#"
+        f:1: number: expected a number from 0 to 65535, found integer `99999`
+        f:2: nmuber: unknown key; did you mean `number`?
+        f:3: list[1]: expected a number from 0 to 65535, found string "x"
+        f:3: list[3]: expected a number from 0 to 65535, found string "y"
+        f:5: parts.a.on: expected true or false, found string "maybe"
+        f:7: parts.b.names: expected a list, found string "one"
+        f:8: parts.b.choice: unknown value `nammed`, expected `plain` or `named`
+        f:11: parts.c.choice: unknown value `other`, expected `plain` or `named`
+        "#);
         let sample = sample.unwrap();
         assert_eq!(sample.list, [1, 3]);
         assert!(sample.parts["c"].on);
@@ -241,28 +251,48 @@ parts:
     #[test]
     fn a_key_that_is_written_twice_is_refused() {
         let (sample, problems) = settle("number: 1\nlist: []\nnumber: 2\nparts: {a: {on: true, 'on': false}}\n");
-        insta::assert_snapshot!(problems, @"");
+        insta::assert_snapshot!(problems, @r"
+        f:3: number: this key is written twice, first in line 1
+        f:4: parts.a.on: this key is written twice, first in line 4
+        ");
         assert_eq!(sample.unwrap().number, 1);
     }
 
     #[test]
     fn what_is_no_yaml_is_one_problem_with_its_line() {
-        for (text, expected) in [
-            ("number: 1\nlist: [1, 2\n", ""),
-            ("number: 1\n\tlist: 2\n", ""),
-            ("a: *missing\n", ""),
-            ("number: 1\n---\nnumber: 2\n", ""),
-            ("number: !thing 1\n", ""),
-        ] {
+        let texts = [
+            "number: 1\nlist: [1, 2\n",
+            "number: 1\n\tlist: 2\n",
+            "number: *missing\n",
+            "number: 1\n---\nnumber: 2\n",
+            "number: !thing 1\n",
+            "? [a, b]\n: 1\n",
+        ];
+        let found = texts.map(|text| {
             let (sample, problems) = settle(text);
-            assert_eq!((sample, problems.as_str()), (None, expected), "{text}");
-        }
+            assert_eq!(sample, None, "{text}");
+            problems
+        });
+        insta::assert_snapshot!(found.join("\n"), @r"
+        f:2: not valid YAML: unclosed bracket '['
+        f:1: not valid YAML: while scanning a plain scalar, found a tab
+        f:1: not valid YAML: reference to unknown value
+        f:3: not valid YAML: only single YAML document expected but multiple found
+        f:1: not valid YAML: unsupported tag `!thing`
+        f:1: not valid YAML: expected string scalar
+        ");
     }
 
     #[test]
     fn a_document_of_another_shape_is_refused() {
         assert_eq!(settle("- 1\n"), (None, "f:1: expected a mapping of keys, found a list".to_owned()));
         assert_eq!(settle("text\n").0, None);
+        let (_, problems) = settle("parts: {a: [true, []], b: {choice: {named: x, plain: y}}}\nlist: {a: 1}\n");
+        insta::assert_snapshot!(problems, @r"
+        f:1: parts.a: expected a mapping of keys, found a list
+        f:1: parts.b.choice: expected a mapping of one key, found a mapping of keys
+        f:2: list: expected a list, found a mapping of keys
+        ");
     }
 
     #[test]
@@ -291,12 +321,16 @@ parts:
     #[test]
     fn an_alias_is_placed_where_it_is_used() {
         let (_, problems) = settle("parts:\n  a: &a\n    names: [n]\n    off: true\n  b: *a\n");
-        insta::assert_snapshot!(problems, @"");
+        insta::assert_snapshot!(problems, @r"
+        f:4: parts.a.off: unknown key; known here: on, names, choice
+        f:5: parts.b.off: unknown key; known here: on, names, choice
+        ");
     }
 
     #[test]
     fn a_variable_fits_where_its_value_does() {
-        let (sample, problems) = settle("number: ${NUMBER}\nlist: [\"${NUMBER}\"]\nparts: {a: {names: [\"${NUMBER}\"]}}\n");
+        let (sample, problems) =
+            settle("number: ${NUMBER}\nlist: [\"${NUMBER}\"]\nparts: {a: {names: [\"${NUMBER}\"]}}\n");
         assert_eq!(problems, "");
         let sample = sample.unwrap();
         assert_eq!((sample.number, sample.list.as_slice()), (7, [7].as_slice()));
@@ -307,7 +341,11 @@ parts:
     fn the_value_of_a_variable_is_never_repeated() {
         let (_, problems) = settle("number: ${TOKEN}\nparts: {a: {choice: \"${TOKEN}\", on: \"${UNSET}\"}}\n");
         assert!(!problems.contains("s3cr3t"), "{problems}");
-        insta::assert_snapshot!(problems, @"");
+        insta::assert_snapshot!(problems, @r#"
+        f:1: number: expected a number from 0 to 65535, found string "${TOKEN}"
+        f:2: parts.a.on: environment variable UNSET is not set
+        f:2: parts.a.choice: unknown value `${TOKEN}`, expected `plain` or `named`
+        "#);
     }
 
     #[test]
@@ -318,6 +356,10 @@ parts:
         document.report(&Place::root().key("list").index(1), "is not liked");
         document.report(&Place::root().key("parts").key("a").key("on").key("deeper"), "is missing");
         document.report(&Place::root().key("list"), "follows from the first and is not reported");
-        insta::assert_snapshot!(document.into_problems(), @"");
+        insta::assert_snapshot!(document.into_problems(), @r#"
+        f:2: list[0]: expected a number from 0 to 65535, found string "x"
+        f:4: list[2]: is not liked
+        f:6: parts.a.on.deeper: is missing
+        "#);
     }
 }

@@ -42,7 +42,8 @@ pub fn read_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<(S
     let name = path.display().to_string();
     let mut text = String::new();
     // One byte more than is read at most, so that a file that is too long is seen to be.
-    let read_text = std::fs::File::open(path).and_then(|file| file.take(LONGEST_FILE as u64 + 1).read_to_string(&mut text));
+    let read_text =
+        std::fs::File::open(path).and_then(|file| file.take(LONGEST_FILE as u64 + 1).read_to_string(&mut text));
     if let Err(error) = read_text {
         return Err(Problems::one(&name, None, format!("can't be read: {error}")));
     }
@@ -159,7 +160,12 @@ impl Check<'_> {
     }
 
     fn listen(&mut self, listen: &settings::Listen) -> Listen {
-        let written = [("proxy", listen.proxy), ("transparent", listen.transparent), ("dns", listen.dns), ("health", listen.health)];
+        let written = [
+            ("proxy", listen.proxy),
+            ("transparent", listen.transparent),
+            ("dns", listen.dns),
+            ("health", listen.health),
+        ];
         let addresses: Vec<(&str, SocketAddr)> = written.into_iter().filter_map(|(key, at)| Some((key, at?))).collect();
         for (index, (key, address)) in addresses.iter().enumerate() {
             if let Some((other, _)) = addresses[..index].iter().find(|(_, earlier)| overlap(*earlier, *address)) {
@@ -172,12 +178,17 @@ impl Check<'_> {
     fn tls(&mut self, tls: &settings::Tls) -> Tls {
         let place = at(&["tls", "origin_roots"]);
         if !tls.origin_roots.system && tls.origin_roots.files.is_empty() {
-            self.document.report(&place, "with system: false and no files, no destination's certificate can be verified");
+            self.document
+                .report(&place, "with system: false and no files, no destination's certificate can be verified");
         }
         let authority = at(&["tls", "authority"]);
         Tls {
             authority_dir: tls.authority.dir.as_ref().map(|path| self.path(&authority.key("dir"), path)),
-            trust_bundle: tls.authority.trust_bundle.as_ref().map(|path| self.path(&authority.key("trust_bundle"), path)),
+            trust_bundle: tls
+                .authority
+                .trust_bundle
+                .as_ref()
+                .map(|path| self.path(&authority.key("trust_bundle"), path)),
             system_roots: tls.origin_roots.system,
             root_files: self.paths(&place.key("files"), &tls.origin_roots.files),
         }
@@ -236,7 +247,8 @@ impl Check<'_> {
             self.document.report(&at(&["audit", "durable"]), message);
         }
         if durable == Durability::BeforeForward && audit.file.is_none() {
-            self.document.report(&at(&["audit", "file"]), "is required where records are durable before a call is forwarded");
+            self.document
+                .report(&at(&["audit", "file"]), "is required where records are durable before a call is forwarded");
         }
         Audit { file: audit.file.as_ref().map(|path| self.path(&at(&["audit", "file"]), path)), durable }
     }
@@ -246,7 +258,13 @@ impl Check<'_> {
             self.document.report(&at(&["limits", "inspect_bytes"]), "larger than limits.inspect_total");
         }
         Limits {
-            connections: self.within("connections", limits.connections.into(), 1, 1 << 20, "a number from 1 to 1048576"),
+            connections: self.within(
+                "connections",
+                limits.connections.into(),
+                1,
+                1 << 20,
+                "a number from 1 to 1048576",
+            ),
             // hyper holds at least this much for one head.
             header_bytes: self.size("header_bytes", limits.header_bytes, 8 << 10, 16 << 20, "from 8KiB to 16MiB"),
             inspect_bytes: self.size("inspect_bytes", limits.inspect_bytes, 1 << 10, 1 << 30, "from 1KiB to 1GiB"),

@@ -130,7 +130,9 @@ impl FromStr for Period {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let unit = PERIOD_UNITS.iter().find(|(_, unit)| millis >= u128::from(*unit) && millis.is_multiple_of(u128::from(*unit)));
+        let unit = PERIOD_UNITS
+            .iter()
+            .find(|(_, unit)| millis >= u128::from(*unit) && millis.is_multiple_of(u128::from(*unit)));
         match unit {
             Some((name, unit)) => write!(f, "{}{name}", millis / u128::from(*unit)),
             None => f.write_str("0s"),
@@ -143,7 +145,8 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-        let (_, bytes) = SIZE_UNITS.iter().find(|(name, _)| *name == unit || unit.is_empty() && *name == "B").ok_or(NOT_A_SIZE)?;
+        let (_, bytes) =
+            SIZE_UNITS.iter().find(|(name, _)| *name == unit || unit.is_empty() && *name == "B").ok_or(NOT_A_SIZE)?;
         let number: u64 = number.parse().map_err(|_| NOT_A_SIZE)?;
         number.checked_mul(*bytes).map(Self).ok_or(NOT_A_SIZE)
     }
@@ -198,8 +201,7 @@ impl<'de> Deserialize<'de> for Day {
 impl<'de> Deserialize<'de> for SecretPlace {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Through a value, so that no message of serde can repeat a secret that was written here by mistake.
-        let value = serde_json::Value::deserialize(deserializer)
-            .map_err(|_| de::Error::custom(NOT_A_PLACE))?;
+        let value = serde_json::Value::deserialize(deserializer).map_err(|_| de::Error::custom(NOT_A_PLACE))?;
         let only = value.as_object().filter(|map| map.len() == 1).and_then(|map| map.iter().next());
         match only.and_then(|(key, value)| Some((key.as_str(), value.as_str()?))) {
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
@@ -322,16 +324,34 @@ mod tests {
 
     #[test]
     fn what_is_no_period_is_refused() {
-        for text in ["", "10", "s", "-1s", "1 s", "1.5s", "10S", "1w", "s1", "10ms ", "99999999999999999999h", "100000h", "1h30"] {
+        for text in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "1 s",
+            "1.5s",
+            "10S",
+            "1w",
+            "s1",
+            "10ms ",
+            "99999999999999999999h",
+            "100000h",
+            "1h30",
+        ] {
             assert!(text.parse::<Period>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_size_is_written_as_it_is_read() {
-        for (text, bytes, back) in
-            [("64KiB", 65_536, "64KiB"), ("1MiB", 1 << 20, "1MiB"), ("1024", 1024, "1KiB"), ("7B", 7, "7B"), ("0", 0, "0B")]
-        {
+        for (text, bytes, back) in [
+            ("64KiB", 65_536, "64KiB"),
+            ("1MiB", 1 << 20, "1MiB"),
+            ("1024", 1024, "1KiB"),
+            ("7B", 7, "7B"),
+            ("0", 0, "0B"),
+        ] {
             let size: Size = text.parse().unwrap();
             assert_eq!((size.0, size.to_string().as_str()), (bytes, back), "{text}");
         }
@@ -368,8 +388,27 @@ mod tests {
     #[test]
     fn what_is_no_host_is_refused() {
         for text in [
-            "", ".", "*", "*.", "*.com", "*.10.0.0.1", "a.*.com", "*a.example.com", "*.*.example.com", "https://a.b",
-            "a.b:443", "a.b/c", "a b", "a..b", ".a.b", "127.1", "0x7f.1", "2130706433", "a@b", "a%2eb", "a\u{0}b",
+            "",
+            ".",
+            "*",
+            "*.",
+            "*.com",
+            "*.10.0.0.1",
+            "a.*.com",
+            "*a.example.com",
+            "*.*.example.com",
+            "https://a.b",
+            "a.b:443",
+            "a.b/c",
+            "a b",
+            "a..b",
+            ".a.b",
+            "127.1",
+            "0x7f.1",
+            "2130706433",
+            "a@b",
+            "a%2eb",
+            "a\u{0}b",
         ] {
             assert!(host_pattern(text).is_err(), "{text}");
         }
@@ -400,7 +439,9 @@ mod tests {
 
     #[test]
     fn a_secret_written_inline_is_refused_without_being_repeated() {
-        for text in [r#""hunter2""#, r#"{"hunter2": 1}"#, r#"{"file": "hunter2", "env": "X"}"#, r#"{"env": "hunter-2"}"#] {
+        for text in
+            [r#""hunter2""#, r#"{"hunter2": 1}"#, r#"{"file": "hunter2", "env": "X"}"#, r#"{"env": "hunter-2"}"#]
+        {
             let error = serde_json::from_str::<SecretPlace>(text).unwrap_err().to_string();
             assert!(error.starts_with(NOT_A_PLACE) && !error.contains("hunter"), "{error}");
         }

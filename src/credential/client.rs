@@ -111,7 +111,11 @@ fn checked(endpoint: &str) -> Result<Uri, Failure> {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     match uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTPS => Ok(uri),
-        Some(scheme) if *scheme == Scheme::HTTP && address.is_ok_and(|address| address.is_loopback()) => Ok(uri),
+        Some(scheme)
+            if *scheme == Scheme::HTTP && address.is_ok_and(|address| address.to_canonical().is_loopback()) =>
+        {
+            Ok(uri)
+        }
         _ => Err(refused("the endpoint is neither https nor http to a loopback address such as 127.0.0.1")),
     }
 }
@@ -209,7 +213,9 @@ mod tests {
 
     #[test]
     fn cleartext_goes_to_loopback_only() {
-        for allowed in ["https://issuer.test/token", "http://127.0.0.1:1/", "http://[::1]:1/", "https://10.0.0.1/"] {
+        for allowed in
+            ["https://issuer.test/token", "http://127.0.0.1:1/", "http://[::1]:1/", "http://[::ffff:127.0.0.1]:1/"]
+        {
             assert!(checked(allowed).is_ok(), "{allowed}");
         }
         let forbidden =

@@ -23,12 +23,15 @@ pub struct Allow {
 }
 
 impl Allow {
-    /// The name of the destination: the host, with the port where one was given.
+    /// The name of the destination: the host, and the port where one was given, as far as a name can hold them. Of a long
+    /// one the end stays, which says more.
     fn name(&self) -> String {
-        match self.port {
-            Some(port) => format!("{}:{port}", self.host),
+        let text = match self.port {
+            Some(port) => format!("{}_{port}", self.host),
             None => self.host.clone(),
-        }
+        };
+        let name = text.replace(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '.'), "_");
+        name[name.len().saturating_sub(LONGEST_NAME)..].to_owned()
     }
 
     /// The destination. Without a port it is that of https and that of http. An address, also one that is the host
@@ -71,7 +74,7 @@ pub fn destinations(all: &[Allow]) -> Result<BTreeMap<String, Destination>, Stri
     let mut destinations = BTreeMap::new();
     for allow in all {
         if destinations.insert(allow.name(), allow.destination()).is_some() {
-            return Err(format!("`--allow {}` is given twice", allow.name()));
+            return Err(format!("`--allow` is given twice for {}", allow.name()));
         }
     }
     Ok(destinations)
@@ -112,6 +115,8 @@ fn port(text: &str) -> Result<u16, String> {
 fn ip(text: &str) -> Option<IpAddr> {
     text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text).parse().ok()
 }
+
+const LONGEST_NAME: usize = 63;
 
 #[cfg(test)]
 mod tests {
@@ -177,6 +182,20 @@ mod tests {
         let literal = allow("10.0.0.7", None, None).destination();
         assert_eq!(literal.addresses, ["10.0.0.7".parse::<IpAddr>().expect("address")]);
         assert_eq!(literal.reach, [Reach::Public, Reach::Private]);
+    }
+
+    #[test]
+    fn a_name_holds_only_what_a_name_may() {
+        let long = format!("{}.example.com", ["a"; 40].join("."));
+        for (host, port, name) in [
+            ("api.example.com", None, "api.example.com"),
+            ("api.example.com", Some(8443), "api.example.com_8443"),
+            ("*.example.com", None, "_.example.com"),
+            ("::1", Some(80), "__1_80"),
+            (long.as_str(), None, &long[long.len() - 63..]),
+        ] {
+            assert_eq!(allow(host, port, None).name(), name);
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -64,7 +64,7 @@ pub fn enter(command: &[OsString]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    match r#become(&channel, command) {
+    match become_command(&channel, command) {
         Ok(not_started) => {
             let _ = channel.send(&not_started);
         }
@@ -102,11 +102,21 @@ fn build(channel: &Channel) -> anyhow::Result<Sockets> {
 fn enter_namespaces() -> anyhow::Result<()> {
     let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .map_err(why_no_namespaces)
         .context("the kernel gives no user namespace with a network of its own")?;
     // Without this a user could shed a group that files exclude, so the kernel wants it first.
     fs::write("/proc/self/setgroups", "deny").context("can't write /proc/self/setgroups")?;
     fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).context("can't write /proc/self/uid_map")?;
     fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")).context("can't write /proc/self/gid_map")
+}
+
+/// What the kernel's error means here, where its own text would mislead.
+fn why_no_namespaces(error: nix::Error) -> anyhow::Error {
+    match error {
+        nix::Error::ENOSPC => anyhow!("the limit user.max_user_namespaces is reached"),
+        nix::Error::EPERM => anyhow!("not permitted to this user, or not in this container"),
+        other => other.into(),
+    }
 }
 
 /// Covers the sockets of well-known services that would resolve names or start programs outside on the command's behalf.
@@ -142,7 +152,7 @@ fn bind() -> io::Result<Sockets> {
 
 /// Waits for the word to go on, gives up every power, and becomes the command. Returns if it can't be started, or if the
 /// word does not come.
-fn r#become(channel: &Channel, command: &[OsString]) -> anyhow::Result<NotStarted> {
+fn become_command(channel: &Channel, command: &[OsString]) -> anyhow::Result<NotStarted> {
     let sidecar = getppid();
     let (go, stdin) = channel.receive_with::<Go>()?.context("the sidecar did not start")?;
     let stdin = stdin.first().context("there is no standard input")?;

@@ -5,23 +5,22 @@
 //! resolver's port and for addresses that are destinations: what stays inside needs no permission.
 
 use std::{
-    fmt::Write as _,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
 };
 
 use super::handover::Sockets;
 
 /// The table for these sockets, in the language of `nft -f`. `captured` are loopback addresses that are destinations.
 pub fn table(sockets: &Sockets, captured: &[SocketAddr]) -> io::Result<String> {
-    let own = |listeners: &[std::net::TcpListener]| -> io::Result<Vec<SocketAddr>> {
-        listeners.iter().map(std::net::TcpListener::local_addr).collect()
-    };
-    let proxy = own(&sockets.proxy)?;
-    let transparent = own(&sockets.transparent)?;
-    let dns: Vec<SocketAddr> =
-        sockets.dns.iter().map(std::net::UdpSocket::local_addr).collect::<io::Result<_>>()?;
+    let proxy = addresses(&sockets.proxy, TcpListener::local_addr)?;
+    let transparent = addresses(&sockets.transparent, TcpListener::local_addr)?;
+    let dns = addresses(&sockets.dns, UdpSocket::local_addr)?;
     Ok(text(&proxy, &transparent, &dns, captured))
+}
+
+fn addresses<T>(sockets: &[T], address: fn(&T) -> io::Result<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+    sockets.iter().map(address).collect()
 }
 
 fn text(proxy: &[SocketAddr], transparent: &[SocketAddr], dns: &[SocketAddr], captured: &[SocketAddr]) -> String {
@@ -48,13 +47,22 @@ fn text(proxy: &[SocketAddr], transparent: &[SocketAddr], dns: &[SocketAddr], ca
         rule(format!("meta nfproto {} meta l4proto tcp redirect to :{}", family(*address), address.port()));
     }
 
-    let mut table = String::new();
-    // Writing to a string can't fail. The closing brace of a chain stands on a line of its own, as nft wants it.
-    let _ = write!(
-        table,
-        "table inet tollgate {{\n  chain capture {{\n    type nat hook output priority -100; policy accept;\n{rules}  }}\n{FENCE}}}\n"
-    );
-    table
+    // The closing brace of a chain stands on a line of its own, as nft wants it.
+    format!(
+        "table inet tollgate {{\n  chain capture {{\n    type nat hook output priority -100; policy accept;\n\
+         {rules}  }}\n{FENCE}}}\n"
+    )
+}
+
+fn family(address: SocketAddr) -> &'static str {
+    if address.is_ipv4() { "ipv4" } else { "ipv6" }
+}
+
+fn to(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => format!("ip daddr {ip}"),
+        IpAddr::V6(ip) => format!("ip6 daddr {ip}"),
+    }
 }
 
 /// Answers belong to what was let in before. After the redirect every permitted destination is loopback.
@@ -68,32 +76,21 @@ const FENCE: &str = "  chain fence {
   }
 ";
 
-fn family(address: SocketAddr) -> &'static str {
-    if address.is_ipv4() { "ipv4" } else { "ipv6" }
-}
-
-fn to(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(ip) => format!("ip daddr {ip}"),
-        IpAddr::V6(ip) => format!("ip6 daddr {ip}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn addresses(all: &[&str]) -> Vec<SocketAddr> {
+    fn parsed(all: &[&str]) -> Vec<SocketAddr> {
         all.iter().map(|text| text.parse().expect("an address")).collect()
     }
 
     #[test]
     fn the_table_is_this() {
         let table = text(
-            &addresses(&["127.0.0.1:1001"]),
-            &addresses(&["127.0.0.1:1002", "[::1]:1003"]),
-            &addresses(&["127.0.0.1:1004", "[::1]:1005"]),
-            &addresses(&["127.0.0.1:8443", "[::1]:8443"]),
+            &parsed(&["127.0.0.1:1001"]),
+            &parsed(&["127.0.0.1:1002", "[::1]:1003"]),
+            &parsed(&["127.0.0.1:1004", "[::1]:1005"]),
+            &parsed(&["127.0.0.1:8443", "[::1]:8443"]),
         );
         insta::assert_snapshot!(table, @r"
         table inet tollgate {
@@ -125,8 +122,8 @@ mod tests {
 
     #[test]
     fn without_ipv6_listeners_ipv6_is_rejected_and_not_redirected() {
-        let v4 = addresses(&["127.0.0.1:1002"]);
-        let table = text(&addresses(&["127.0.0.1:1001"]), &v4, &v4, &addresses(&["[::1]:8443"]));
+        let v4 = parsed(&["127.0.0.1:1002"]);
+        let table = text(&parsed(&["127.0.0.1:1001"]), &v4, &v4, &parsed(&["[::1]:8443"]));
         assert!(!table.contains("nfproto ipv6") && !table.contains("8443"), "{table}");
     }
 }

@@ -1,7 +1,7 @@
 //! Matches calls against the allow-list in `data.tollgate.allow`, and tells policy which entries permit a call.
 //!
-//! What is matched here becomes the fact `input.matches`; whether it is enough is for policy to say. Entries are grouped
-//! by destination when the list is compiled, so a lookup costs the same however many other destinations there are.
+//! What is matched here becomes the fact `input.matches`; whether it is enough is for policy to say. Entries are
+//! grouped by destination when the list is compiled, so a lookup costs the same however many others there are.
 //!
 //! An entry without `methods`, `paths` or `effects` permits all of them. Tools are never permitted by silence: a
 //! `tools/call` needs an entry that names the tool, and an entry that names tools permits nothing else but the messages
@@ -57,8 +57,8 @@ enum Message<'a> {
 }
 
 impl AllowList {
-    /// Compiles `data.tollgate.allow`. Every problem is reported with its place in the data. Unknown settings beside the
-    /// list are refused: a misspelt restriction must not be ignored.
+    /// Compiles `data.tollgate.allow`. Every problem is reported with its place in the data. Unknown settings beside
+    /// the list are refused: a misspelt restriction must not be ignored.
     pub fn compile(data: &Value) -> Result<Self, LoadError> {
         let mut problems = Vec::new();
         let entries = entry::read_all(data, &mut problems);
@@ -145,7 +145,12 @@ impl<'a> Asked<'a> {
             "mcp" => Message::in_mcp(method, text("/mcp/method").map(|said| (said, text("/mcp/tool")))),
             _ => Message::Plain,
         };
-        Some(Self { method, path: text("/path").unwrap_or_default(), effect: text("/effect").unwrap_or("admin"), message })
+        Some(Self {
+            method,
+            path: text("/path").unwrap_or_default(),
+            effect: text("/effect").unwrap_or("admin"),
+            message,
+        })
     }
 }
 
@@ -156,7 +161,9 @@ impl<'a> Message<'a> {
             None if matches!(http_method, "GET" | "DELETE") => Self::Session,
             None => Self::Other,
             Some(("tools/call", Some(tool))) => Self::Tool(tool),
-            Some((method, _)) if SESSION_METHODS.contains(&method) || method.starts_with("notifications/") => Self::Session,
+            Some((method, _)) if SESSION_METHODS.contains(&method) || method.starts_with("notifications/") => {
+                Self::Session
+            }
             Some(_) => Self::Other,
         }
     }

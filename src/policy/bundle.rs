@@ -74,11 +74,6 @@ impl LoadError {
         Self { problems: vec![problem.into()] }
     }
 
-    /// These problems.
-    pub fn new(problems: Vec<String>) -> Self {
-        Self { problems }
-    }
-
     /// An error where there are problems.
     pub fn unless_empty(problems: Vec<String>) -> Result<(), Self> {
         if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
@@ -171,7 +166,8 @@ pub(super) mod tests {
     #[test]
     fn without_paths_the_shipped_policy_applies() {
         let sources = Sources::read(&policy(&[], None)).unwrap();
-        assert_eq!(names(&sources), ["decision.rego", "answer.rego", "classification.rego", "effect.rego", "standard.rego"]);
+        let expected = ["tollgate:decision.rego", "answer.rego", "classification.rego", "effect.rego"];
+        assert_eq!(names(&sources), [&expected[..], &["tollgate:standard.rego"]].concat());
         assert_eq!(sources.data, json!({}));
     }
 
@@ -182,7 +178,7 @@ pub(super) mod tests {
         let sources = Sources::read(&policy(&[dir.path()], None)).unwrap();
         let mut found = names(&sources);
         found.sort_unstable();
-        assert_eq!(found, ["answer.rego", "classification.rego", "effect.rego", "own.rego", "standard.rego"]);
+        assert_eq!(found, ["answer.rego", "classification.rego", "effect.rego", "own.rego", "tollgate:standard.rego"]);
     }
 
     #[test]

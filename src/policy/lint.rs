@@ -8,13 +8,14 @@ mod calls;
 mod cycles;
 mod names;
 mod prescan;
+mod vars;
 mod walk;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use regorus::{
     Engine,
-    unstable::{Expr, Module, Ref, Span},
+    unstable::{Module, Ref, Span},
 };
 use serde_json::Value;
 
@@ -22,6 +23,7 @@ use self::{
     calls::Calls,
     cycles::References,
     names::{Names, Path, View},
+    vars::Vars,
     walk::Node,
 };
 use super::{
@@ -71,15 +73,20 @@ pub fn parse(texts: &[(String, String)]) -> Result<Vec<Ref<Module>>, LoadError> 
 fn check_module(view: &View<'_>, module: &Module, references: &mut References, problems: &mut Vec<String>) {
     for rule in &module.policy {
         let mut calls = Calls::new(view);
+        let mut vars = Vars::new(view);
         let mut reads = BTreeSet::new();
         walk::rule(rule, &mut |node, scope| match node {
             Node::With(with) => problems.extend(calls.with(with).err()),
-            Node::Expr(expr @ Expr::Call { .. }) => match calls.call(expr, scope) {
-                Ok(function) => reads.extend(function),
-                Err(problem) => problems.push(problem),
-            },
-            Node::Expr(expr) => reads.extend(view.resolve(expr, scope).filter(|path| path[0] == "data")),
+            Node::Expr(expr) => {
+                vars.see(expr, scope);
+                match calls.call(expr, scope) {
+                    Ok(function) => reads.extend(function),
+                    Err(problem) => problems.push(problem),
+                }
+                reads.extend(view.resolve(expr, scope).filter(|path| path[0] == "data"));
+            }
         });
+        problems.extend(vars.unsafe_ones());
         references.entry(view.path_of(rule)).or_default().append(&mut reads);
     }
 }
@@ -189,13 +196,19 @@ mod tests {
             "decision if glob.match(data.pattern, [\"/\"], input.call.path)",
             "decision := replace(replace(input.call.path, \"--\", \"-\"), \"_\", \"--\")",
             "decision := f(1)\nf(effect) := effect if effect > 0\neffect := decision",
-            "decision if { some decision in input.call.segments; decision == \"x\" }",
             "decision if every rule in input.call.segments { rule != decided }\ndecided := \"x\"\nrule := decision",
             "import data.other\ndecision := other.rule",
             "default f(_) := 0\ndecision := f(1)",
             "decision := [x | some x in input.call.segments; startswith(x, \"a\")]",
             "decision if { x := 1 } else := false if { y := 2; y > 1 }",
-            "decision := data.limit with input as {}",
+            "decision if data.limit == 1 with input as {}",
+            "decision if { [a, b] = split(input.call.path, \"/\"); a == b }",
+            "decision := i if input.call.segments[i] == \"x\"",
+            "decision if { walk(input.call.body.json, [path, value]); count(path) > 1; value == 1 }",
+            "decision := {name: true | input.call.headers[name][_] == \"x\"}",
+            "decision := x if { some i, x in input.call.segments; i > 1 }",
+            "parts contains name if { some name, _ in input.call.query }\ndecision := count(parts)",
+            "limits[name] := 1 if { some name in input.call.segments }\ndecision := limits.x",
             "import data.tollgate.lib.answer\ndecision := answer.allow(\"x\") if input.call.effect == \"read\" \
              else := data.tollgate.standard.decision",
         ] {
@@ -207,7 +220,11 @@ mod tests {
     fn bad_modules_are_refused_with_the_place() {
         for (text, expected) in [
             ("decision := ", "team.rego:2:"),
-            ("decision := x", "team.rego:2:13: "),
+            ("decision := x", "team.rego:2:13: x is not defined"),
+            ("decision if not denyd\ndenied if input.call.port == 1", "team.rego:2:17: denyd is not defined"),
+            ("decision if inptu.call.port == 1", "team.rego:2:13: inptu is not defined"),
+            ("decision if every x in input.secrets { y.kind == x.kind }", "y is not defined"),
+            ("decision := f(1)\nf(x) := y", "y is not defined"),
             ("decision := nothing(1)", "team.rego:2:13: nothing is not a function"),
             ("decision := io.jwt.decode(\"\")", "io.jwt.decode is not a function; hint: tokens"),
             ("decision if startswith(\"a\")", "team.rego:2:13: startswith takes 2 arguments, not 1"),
@@ -239,7 +256,10 @@ mod tests {
             ("decision := x if { x := 1 with startswith as net.cidr_expand }", "`with` may stand in"),
             ("decision := decision", "team.rego:2:1: data.team.decision depends on itself"),
             ("f(x) := f(x + 1)\ndecision := f(1)", "data.team.f depends on itself: data.team.f -> data.team.f"),
-            ("decision := a\na := b\nb := data.team.decision", "data.team.decision depends on itself"),
+            (
+                "decision := a\na := b\nb := data.team.decision",
+                "team.rego:3:1: data.team.a depends on itself: data.team.a -> data.team.b -> data.team.decision -> data.team.a",
+            ),
             ("decision := data.team", "data.team.decision depends on itself"),
             ("other := 1", "policy.decision: no rule defines data.team.decision"),
             ("decision := input.call.methd", "input.call.methd is not part of the input"),

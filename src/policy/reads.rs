@@ -78,7 +78,8 @@ impl ReadSet {
     }
 
     /// References to paths that schema 1 does not have, so that reading them is always undefined: the path as written,
-    /// e.g. `input.taks.purpose`, and where it stands.
+    /// e.g. `input.taks.purpose`, and where it stands. Only what is written as one reference is found: what is misspelt
+    /// below a variable (`t := input.task; t.purpos`) is not.
     pub fn unknown_paths(&self) -> &BTreeSet<(String, String)> {
         &self.unknown
     }
@@ -259,7 +260,7 @@ mod tests {
     #[test]
     fn a_dynamic_step_widens_to_the_static_prefix() {
         for (body, expected) in [
-            ("a if some i; input.call.segments[i] == \"x\"", &["input.call.segments"][..]),
+            ("a if { some i; input.call.segments[i] == \"x\" }", &["input.call.segments"][..]),
             ("a if input.call.headers[input.call.host]", &["input.call.headers", "input.call.host"]),
             ("a if input.call.body.json.rows[_].id == 1", &["input.call.body.json.rows"]),
         ] {
@@ -294,9 +295,9 @@ mod tests {
 
     #[test]
     fn what_with_replaces_is_not_read_but_what_it_puts_there_is() {
-        assert_eq!(paths("b := 1\na := b with input as {\"x\": input.call.host}"), ["input.call.host"]);
-        assert_eq!(paths("b := 1\na := b with input.call.host as \"x\""), [""; 0]);
-        assert_eq!(paths("b := 1\na := b with data.x as input.call.port"), ["input.call.port"]);
+        assert_eq!(paths("b := 1\na if b with input as {\"x\": input.call.host}"), ["input.call.host"]);
+        assert_eq!(paths("b := 1\na if b with input.call.host as \"x\""), [""; 0]);
+        assert_eq!(paths("b := 1\na if b with data.x as input.call.port"), ["input.call.port"]);
     }
 
     #[test]
@@ -332,7 +333,7 @@ mod tests {
             ("a := opa.runtime()", "opa.runtime"),
             ("a := http.send({})", "http.send"),
             ("a := acme.lookup(1)", "acme.lookup"),
-            ("f(x) := 1\na := f(1) with f as time.now_ns", "time.now_ns"),
+            ("f(x) := 1\na if f(1) with f as time.now_ns", "time.now_ns"),
         ] {
             let names: Vec<String> = read_set(body).uncacheable().iter().cloned().collect();
             assert_eq!(names, [name], "{body}");

@@ -164,15 +164,6 @@ fn a_path_that_the_input_does_not_have_is_refused_at_load() {
 }
 
 #[test]
-fn a_new_generation_decides_from_the_swap_on() {
-    let current = Current::new(compile(ALLOW));
-    let scene = Scene::http();
-    assert!(decide(&current.load(), &scene, Mode::Enforce).outcome.is_ok());
-    current.swap(compile(r#"decision := {"decision": "deny"}"#));
-    assert!(decide(&current.load(), &scene, Mode::Enforce).outcome.is_err());
-}
-
-#[test]
 fn a_document_written_by_hand_gets_the_same_answer() {
     let policy = compile(&format!("{ALLOW} if \"x\" in input.call.query.q"));
     let answer = policy.evaluate(&Scene::http().to_json()).unwrap();

@@ -1,5 +1,5 @@
-//! Tries a policy before it is used: in a child process with limits, so that whatever it does to a parser, a compiler or
-//! an evaluation happens there and not in the process that guards the agent.
+//! Tries a policy before it is used: in a child process with limits, so that whatever it does to a parser, a compiler
+//! or an evaluation happens there and not in the process that guards the agent.
 
 pub mod suite;
 
@@ -47,9 +47,8 @@ impl Trial {
 pub fn run(sources: &Sources, config: &config::Policy, program: &Path) -> Result<(), LoadError> {
     let question = Question { sources: sources.clone(), decision: config.decision.clone() };
     let question = serde_json::to_vec(&question).map_err(|error| LoadError::one(format!("policy: {error}")))?;
-    let mut child = start(program).map_err(|error| {
-        LoadError::one(format!("policy: cannot be tried: {}: {error}", program.display()))
-    })?;
+    let mut child = start(program)
+        .map_err(|error| LoadError::one(format!("policy: cannot be tried: {}: {error}", program.display())))?;
     let answer = exchange(&mut child, question);
     // A child that has answered is gone soon, and one that has not is not waited for.
     let _ = child.kill();
@@ -133,7 +132,9 @@ fn attempt(sources: &Sources, decision: &str) -> Result<(), LoadError> {
         match policy.evaluate(&sample).map_err(|failure| failure.why) {
             Err(Undecided::Panic) => return Err(LoadError::one("policy: the evaluation of a plain call panics")),
             Err(Undecided::Budget) => {
-                return Err(LoadError::one(format!("policy: the evaluation of a plain call takes more than {BUDGET:?}")));
+                return Err(LoadError::one(format!(
+                    "policy: the evaluation of a plain call takes more than {BUDGET:?}"
+                )));
             }
             // An error is an answer too: this call would be refused.
             Ok(_) | Err(_) => {}

@@ -1,8 +1,8 @@
 //! Removes what carries a secret from a request's head, before policy sees it.
 //!
-//! Headers and query parameters go by their name or by the format of their value; user information goes always. A
-//! request that brings nothing is only read: no allocation, no copy. What follows the standards of tracing and of the
-//! Model Context Protocol stays.
+//! Headers and query parameters go by their name or by the format of their value; user information goes always. What
+//! follows the standards of tracing and of the Model Context Protocol stays. A request that brings nothing is only read:
+//! nothing is copied, but for what is percent-encoded, which has to be decoded to be looked at.
 
 use std::borrow::Cow;
 
@@ -395,6 +395,9 @@ mod tests {
         let (parts, found) = stripped(&format!("http://{}@h.test/", pat()), &[]);
         assert_eq!(parts.uri.to_string(), "http://h.test/");
         assert_eq!(found, ["github_pat userinfo"]);
+        let (parts, found) = stripped("me:canary@h.test:443", &[]);
+        assert_eq!(parts.uri.to_string(), "h.test:443");
+        assert_eq!(found, ["basic userinfo"]);
     }
 
     #[test]

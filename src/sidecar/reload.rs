@@ -25,12 +25,15 @@ pub struct Plan {
     file: Option<PathBuf>,
     policy: config::Policy,
     upstreams: config::Upstreams,
+    before: Stamp,
 }
 
 impl Plan {
-    /// What this configuration was read from.
+    /// What this configuration was read from. To be made before the files are used, so that no change is missed.
     pub fn of(config: &Config) -> Self {
-        Self { file: config.file.clone(), policy: config.policy.clone(), upstreams: config.upstreams.clone() }
+        let (file, policy) = (config.file.clone(), config.policy.clone());
+        let before = Stamp::of(file.as_deref(), &policy);
+        Self { file, policy, upstreams: config.upstreams.clone(), before }
     }
 
     fn directories(&self) -> Vec<(PathBuf, RecursiveMode)> {
@@ -71,15 +74,15 @@ pub async fn watch(sidecar: Arc<Sidecar>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let mut poll = interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    poll.tick().await;
-    let mut last = Stamp::of(plan);
+    let mut last = plan.before.clone();
     loop {
+        // The first tick comes at once: what changed before the watch began is found by it.
         tokio::select! {
             Some(()) = changes.recv() => settle(&mut changes).await,
             Some(()) = hangup.recv() => sidecar.reopen_audit(),
             _ = poll.tick() => {}
         }
-        let now = Stamp::of(plan);
+        let now = Stamp::of(plan.file.as_deref(), &plan.policy);
         if now != last {
             last = now;
             reload(&sidecar, plan).await;
@@ -109,25 +112,26 @@ impl Plan {
         match &self.file {
             None => Ok((self.policy.clone(), self.upstreams.clone())),
             Some(file) => {
-                let next = Config::load(file, &|name| std::env::var(name).ok())?;
+                let mut next = Config::load(file, &|name| std::env::var(name).ok())?;
+                next.policy.program.clone_from(&self.policy.program);
                 Ok((next.policy, next.upstreams))
             }
         }
     }
 }
 
-/// What the files hold; a stamp that can't be taken is different from every other.
-#[derive(PartialEq)]
+/// What the files hold; `None` where they can't be read.
+#[derive(Debug, Clone, PartialEq)]
 struct Stamp {
     file: Option<Vec<u8>>,
     policy: Option<Arc<str>>,
 }
 
 impl Stamp {
-    fn of(plan: &Plan) -> Self {
+    fn of(file: Option<&Path>, policy: &config::Policy) -> Self {
         Self {
-            file: plan.file.as_ref().and_then(|file| std::fs::read(file).ok()),
-            policy: Sources::read(&plan.policy).ok().map(|sources| sources.revision),
+            file: file.and_then(|file| std::fs::read(file).ok()),
+            policy: Sources::read(policy).ok().map(|sources| sources.revision),
         }
     }
 }

@@ -140,13 +140,14 @@ impl Metrics {
             self.refusals.get_or_create(&RefusalLabels { label: refusal.label() }).inc();
         }
         for found in &facts.secrets {
-            self.secrets.get_or_create(&SecretLabels { kind: found.kind, action: "stripped" }).inc();
+            // A path can't be taken apart without asking for something else, so a secret in it is only noted.
+            let action = if found.place == "path" { "noted" } else { "stripped" };
+            self.secrets.get_or_create(&SecretLabels { kind: found.kind, action }).inc();
         }
-        if let Some(credential) = &facts.credential {
+        if let Some(credential) = facts.credential.as_ref().filter(|_| ended.forwarded) {
             self.credentials.get_or_create(&CredentialLabels { kind: credential.kind, event: "injected" }).inc();
         }
-        let forwarded = facts.refusal.is_none() || facts.ip.is_some();
-        if let Some(upstream) = facts.upstream.as_ref().filter(|_| forwarded) {
+        if let Some(upstream) = facts.upstream.as_ref().filter(|_| ended.forwarded) {
             let labels = ClientLabels::new(ended, upstream);
             let theirs = ended.elapsed.saturating_sub(facts.overhead);
             self.client.get_or_create(&labels).observe(theirs.as_secs_f64());
@@ -178,7 +179,11 @@ impl Metrics {
         let list = &mut self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         list.register("tollgate_calls", "Calls, by decision and class of refusal", self.calls.clone());
         list.register("tollgate_call_duration_seconds", "From head to last byte", self.duration.clone());
-        list.register("tollgate_overhead_seconds", "The part of a call that is Tollgate's alone", self.overhead.clone());
+        list.register(
+            "tollgate_overhead_seconds",
+            "The part of a call that is Tollgate's alone",
+            self.overhead.clone(),
+        );
         list.register("tollgate_refusals", "Calls without an answer from the origin, by label", self.refusals.clone());
         list.register("tollgate_decisions", "Decisions of policy, by use of the cache", self.decisions.clone());
         list.register("tollgate_decision_duration_seconds", "Time to decide", self.decision_duration.clone());
@@ -299,8 +304,7 @@ fn server_address(upstream: &Upstream, host: &str) -> String {
     upstream.name.to_string()
 }
 
-const METHODS: [&str; 10] =
-    ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE", "QUERY"];
+const METHODS: [&str; 10] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE", "QUERY"];
 
 // The boundaries that the HTTP semantic conventions advise, and two more for streams.
 const SECONDS: [f64; 16] =
@@ -318,6 +322,12 @@ mod tests {
     fn the_list_of_metrics_is_the_contracts() {
         let metrics = Metrics::new();
         metrics.adopt(&Counter::default());
+        // A family shows once it has a member.
+        metrics.policy_revision(&"one".into());
+        metrics.credential("file", credential::store::Event::Minted);
+        let mut facts = facts();
+        facts.refusal = Some(crate::refusal::Refusal::OriginTimeout);
+        ended(&facts, Outcome::Refused, |ended| metrics.record(ended));
         let text = metrics.encode();
         let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         insta::assert_snapshot!(names.join("\n"), @r"

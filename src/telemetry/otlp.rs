@@ -214,7 +214,7 @@ impl fmt::Debug for HttpSender {
     }
 }
 
-const QUEUE: usize = 4096;
+const QUEUE: usize = 2048;
 const BATCH: usize = 512;
 const DELAY: Duration = Duration::from_secs(1);
 const CONNECT: Duration = Duration::from_secs(3);
@@ -225,7 +225,11 @@ const LONGEST_ANSWER: usize = 64 << 10;
 mod tests {
     use std::{convert::Infallible, time::Instant};
 
-    use hyper::{body::Incoming, service::service_fn};
+    use hyper::{
+        body::Incoming,
+        server::conn::{http1, http2},
+        service::service_fn,
+    };
     use hyper_util::rt::TokioIo;
     use tokio::{net::TcpListener, sync::mpsc};
 
@@ -254,7 +258,7 @@ mod tests {
         (Recorder::new(agent, Mode::Enforce, None, spans.clone(), metrics), spans)
     }
 
-    async fn collector() -> (String, mpsc::UnboundedReceiver<(http::request::Parts, Bytes)>) {
+    async fn collector(protocol: OtlpProtocol) -> (String, mpsc::UnboundedReceiver<(http::request::Parts, Bytes)>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("a bound address"));
         let (seen, requests) = mpsc::unbounded_channel();
@@ -270,8 +274,14 @@ mod tests {
                         Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
                     }
                 });
+                let io = TokioIo::new(stream);
                 tokio::spawn(async move {
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+                    match protocol {
+                        OtlpProtocol::Http => http1::Builder::new().serve_connection(io, service).await,
+                        OtlpProtocol::Grpc => {
+                            http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+                        }
+                    }
                 });
             }
         });
@@ -283,20 +293,25 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn spans_arrive_over_http() {
-        let (endpoint, mut requests) = collector().await;
-        let (recorder, spans) = recorder(settings(endpoint, OtlpProtocol::Http));
-        let mut record = recorder.begin(TraceContext::root());
-        *record.facts = testing::facts();
-        let id = record.decision_id().to_string();
-        record.finish();
-        shut_down(spans, Duration::from_secs(5)).await;
-        let (parts, body) = requests.recv().await.expect("one delivery");
-        assert_eq!((parts.method.as_str(), parts.uri.path()), ("POST", "/v1/traces"));
-        assert_eq!(parts.headers["x-tenant"], "one");
-        assert_eq!(parts.headers["content-type"], "application/x-protobuf");
-        for text in [id.as_str(), "tollgate.decision.id", "named", "service.version"] {
-            assert!(body.windows(text.len()).any(|window| window == text.as_bytes()), "{text}");
+    async fn spans_arrive_over_both_protocols() {
+        for (protocol, path, kind) in [
+            (OtlpProtocol::Http, "/v1/traces", "application/x-protobuf"),
+            (OtlpProtocol::Grpc, "/opentelemetry.proto.collector.trace.v1.TraceService/Export", "application/grpc"),
+        ] {
+            let (endpoint, mut requests) = collector(protocol).await;
+            let (recorder, spans) = recorder(settings(endpoint, protocol));
+            let mut record = recorder.begin(TraceContext::root());
+            *record.facts = testing::facts();
+            let id = record.decision_id().to_string();
+            record.finish();
+            shut_down(spans, Duration::from_secs(5)).await;
+            let (parts, body) = requests.recv().await.expect("one delivery");
+            assert_eq!((parts.method.as_str(), parts.uri.path()), ("POST", path));
+            assert_eq!(parts.headers["x-tenant"], "one");
+            assert_eq!(parts.headers["content-type"], kind);
+            for text in [id.as_str(), "tollgate.decision.id", "named", "service.version"] {
+                assert!(body.windows(text.len()).any(|window| window == text.as_bytes()), "{protocol:?}: {text}");
+            }
         }
     }
 

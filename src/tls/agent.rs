@@ -143,7 +143,11 @@ mod tests {
         config
     }
 
-    async fn handshake(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &str) -> io::Result<TlsStream<TcpStream>> {
+    async fn handshake(
+        server: Arc<ServerConfig>,
+        client: Arc<ClientConfig>,
+        name: &str,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let serve = async {

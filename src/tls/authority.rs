@@ -160,7 +160,8 @@ impl Authority {
         params.not_after = (now - CLOCK_SKEW + LEAF_LIFE).min(self.expires_at).into();
         params.serial_number = Some(serial()?);
         // X.509 ends a common name at 64 characters; verifiers look at the alternative name only.
-        params.distinguished_name = common_name(if name.len() <= 64 { name.to_owned() } else { "Tollgate leaf".into() });
+        params.distinguished_name =
+            common_name(if name.len() <= 64 { name.to_owned() } else { "Tollgate leaf".into() });
         params.subject_alt_names = vec![san];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

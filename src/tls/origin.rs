@@ -67,7 +67,8 @@ impl OriginTls {
             Alpn::Http2 => &self.http2,
         };
         let name = server_name(host).ok_or(Refusal::OriginCertificate(WRONG_NAME))?.to_owned();
-        let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(|error| refusal(&error))?;
+        let stream =
+            TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(|error| refusal(&error))?;
         if alpn == Alpn::Http2 && stream.get_ref().1.alpn_protocol() != Some(H2) {
             return Err(Refusal::OriginProtocol);
         }
@@ -129,7 +130,7 @@ const UNVERIFIABLE: &str = "the destination's certificate can't be verified";
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
     use rustls::{
         ServerConfig,
         pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -146,14 +147,15 @@ mod tests {
         tls: OriginTls,
     }
 
-    fn issuer() -> CertifiedIssuer<'static, KeyPair> {
+    fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
     }
 
     fn world() -> World {
-        let issuer = issuer();
+        let issuer = issuer("trusted");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("roots.pem");
         std::fs::write(&path, issuer.pem()).unwrap();
@@ -235,17 +237,22 @@ mod tests {
 
     #[tokio::test]
     async fn an_origin_that_does_not_verify_is_refused_and_told_why() {
-        let (world, stranger) = (world(), issuer());
+        let (world, stranger, namesake) = (world(), issuer("stranger"), issuer("trusted"));
         let name = "api.example.com";
         let table = [
             (WRONG_NAME, certificate("other.example.com", |_| ()), &world.issuer),
-            (EXPIRED, certificate(name, |params| params.not_after = (SystemTime::now() - HOUR / 2).into()), &world.issuer),
+            (
+                EXPIRED,
+                certificate(name, |params| params.not_after = (SystemTime::now() - HOUR / 2).into()),
+                &world.issuer,
+            ),
             (
                 NOT_YET_VALID,
                 certificate(name, |params| params.not_before = (SystemTime::now() + HOUR / 2).into()),
                 &world.issuer,
             ),
             (UNKNOWN_ISSUER, certificate(name, |_| ()), &stranger),
+            (UNVERIFIABLE, certificate(name, |_| ()), &namesake),
             (
                 UNVERIFIABLE,
                 certificate(name, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]),
@@ -261,9 +268,8 @@ mod tests {
     #[tokio::test]
     async fn our_own_authority_does_not_verify_origins() {
         let world = world();
-        let agent = super::super::agent::AgentTls::new(Arc::new(
-            super::super::authority::Authority::open(None).unwrap(),
-        ));
+        let agent =
+            super::super::agent::AgentTls::new(Arc::new(super::super::authority::Authority::open(None).unwrap()));
         let impostor = agent.config_for("api.example.com", Alpn::Http2OrHttp1).unwrap();
         let (result, _) = connect(&world.tls, impostor, "api.example.com", Alpn::Http2OrHttp1).await;
         assert_eq!(why(result), UNKNOWN_ISSUER);
@@ -281,7 +287,8 @@ mod tests {
             (Alpn::Http2OrHttp1, &[], "connected"),
         ];
         for (alpn, offered, expected) in table {
-            let (result, _) = connect(&world.tls, server(&params, &world.issuer, offered), "api.example.com", alpn).await;
+            let (result, _) =
+                connect(&world.tls, server(&params, &world.issuer, offered), "api.example.com", alpn).await;
             assert_eq!(why(result), expected, "{alpn:?} {offered:?}");
         }
     }
@@ -293,7 +300,9 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let serve = async { listener.accept().await.unwrap().0.write_all(answer).await };
-            let dial = async { world.tls.connect(TcpStream::connect(address).await.unwrap(), "a.test", Alpn::Http2OrHttp1).await };
+            let dial = async {
+                world.tls.connect(TcpStream::connect(address).await.unwrap(), "a.test", Alpn::Http2OrHttp1).await
+            };
             let (_, result) = tokio::join!(serve, dial);
             assert_eq!(why(result), "origin_protocol");
         }

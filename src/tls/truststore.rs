@@ -92,7 +92,7 @@ fn root_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let unusable = |problem: String| Error::Unusable {
         path: path.to_owned(),
         problem,
-        hint: "`tls.roots.files` names PEM files with at least one certificate each",
+        hint: "`tls.origin_roots.files` names PEM files with at least one certificate each",
     };
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()

@@ -1,1 +1,231 @@
-//! (being written)
+//! What is permitted arrives, in any combination of HTTP versions, and nothing else changes on the way.
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::actors::{
+    Agent, Origin, Sidecar,
+    agent::{self, request},
+    origin,
+};
+
+#[tokio::test]
+async fn a_permitted_call_arrives_and_its_answer_returns() {
+    let origin = Origin::https("api.example.com").start().await;
+    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+
+    let answer = sidecar.agent().post(&origin.url("/v1/files?page=2"), "hello").await;
+
+    assert_eq!(answer.text(), "POST /v1/files?page=2 hello");
+    assert!(answer.headers.contains_key("tollgate-decision"));
+    assert_eq!(origin.requests().len(), 1);
+    sidecar.ended().await;
+    assert_eq!(sidecar.records().await, ["POST api.example.com allow"]);
+}
+
+#[tokio::test]
+async fn http_versions_combine_in_every_way() {
+    let modern = Origin::https("modern.example.com").start().await;
+    let classic = Origin::https("classic.example.com").http1_only().start().await;
+    let sidecar = Sidecar::permissive().in_front_of(&modern).in_front_of(&classic).start().await;
+    let agent = sidecar.agent();
+
+    for (agent, spoken) in [(agent.clone(), Version::HTTP_11), (agent.http2(), Version::HTTP_2)] {
+        for (origin, reached) in [(&modern, Version::HTTP_2), (&classic, Version::HTTP_11)] {
+            let answer = agent.post(&origin.url("/x"), "body").await;
+            assert_eq!((answer.status, answer.version), (StatusCode::OK, spoken), "{}", origin.name);
+            assert_eq!(origin.requests().last().map(|seen| seen.version), Some(reached));
+            assert_eq!(origin.requests().last().map(|seen| seen.body.clone()), Some("body".into()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn plain_http_goes_through_the_proxy_in_absolute_form() {
+    let origin = Origin::http("plain.example.com").start().await;
+    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+
+    let answer = sidecar.agent().get(&origin.url("/a?b=c")).await;
+
+    assert_eq!(answer.text(), "GET /a?b=c ");
+    assert_eq!(origin.requests()[0].header("host"), Some(&*format!("plain.example.com:{}", origin.addr.port())));
+    sidecar.ended().await;
+    assert_eq!(sidecar.records().await, ["GET plain.example.com allow"]);
+}
+
+#[tokio::test]
+async fn plain_http_and_h2c_inside_a_tunnel_are_seen() {
+    let origin = Origin::http("plain.example.com").start().await;
+    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+    let agent = sidecar.agent();
+    let target = format!("plain.example.com:{}", origin.addr.port());
+
+    let stream = agent.connect(&target).await.expect("the destination is configured");
+    let mut http1 = agent::Connection::http1(stream, true).await;
+    assert_eq!(http1.get(&origin.url("/one")).await.text(), "GET /one ");
+
+    let stream = agent.connect(&target).await.expect("the destination is configured");
+    let mut http2 = agent::Connection::http2(stream).await;
+    assert_eq!(http2.get(&origin.url("/two")).await.text(), "GET /two ");
+
+    sidecar.ended().await;
+    sidecar.ended().await;
+    assert_eq!(sidecar.records().await.len(), 2);
+}
+
+#[tokio::test]
+async fn hop_by_hop_fields_end_here() {
+    let origin = Origin::https("api.example.com").http1_only().start().await;
+    let sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+    let mut call = request(Method::GET, &origin.url("/"), "");
+    for (name, value) in [
+        ("connection", "keep-alive, x-mine"),
+        ("x-mine", "1"),
+        ("keep-alive", "timeout=5"),
+        ("te", "trailers, deflate"),
+        ("x-forwarded-for", "10.0.0.1"),
+        ("forwarded", "for=10.0.0.1"),
+        ("x-original-url", "/admin"),
+        ("x-kept", "yes"),
+    ] {
+        call.headers_mut().append(name, HeaderValue::from_static(value));
+    }
+
+    let answer = sidecar.agent().send(call).await;
+
+    assert_eq!(answer.status, StatusCode::OK);
+    let seen = &origin.requests()[0];
+    for name in ["x-mine", "keep-alive", "x-forwarded-for", "forwarded", "x-original-url"] {
+        assert_eq!(seen.header(name), None, "{name}");
+    }
+    assert_eq!(seen.header("x-kept"), Some("yes"));
+}
+
+#[tokio::test]
+async fn trailers_survive() {
+    let origin = Origin::https("grpc.example.com")
+        .answering(|request: Request<hyper::body::Incoming>| async move {
+            let sent = request.into_body().collect().await.expect("the body is whole");
+            let echoed = sent.trailers().and_then(|t| t.get("x-sent")).cloned().unwrap_or(HeaderValue::from_static("none"));
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            trailers.insert("x-sent", echoed);
+            let frames = [Ok(Frame::data("data".into())), Ok(Frame::trailers(trailers))];
+            Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
+        })
+        .start()
+        .await;
+    let sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-sent", HeaderValue::from_static("by-the-agent"));
+    let frames = [Ok(Frame::data("call".into())), Ok(Frame::trailers(trailers))];
+    let body: agent::Body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+    let call = Request::post(origin.url("/pkg.Service/Method"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body)
+        .expect("a valid request");
+
+    let answer = sidecar.agent().http2().send(call).await;
+
+    let trailers = answer.trailers.expect("trailers came back");
+    assert_eq!(trailers["grpc-status"], "0");
+    assert_eq!(trailers["x-sent"], "by-the-agent");
+}
+
+#[tokio::test]
+async fn a_websocket_upgrades_and_passes_bytes_both_ways() {
+    let origin = Origin::https("ws.example.com").answering(echo_upgraded).start().await;
+    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+    let url = origin.url("/socket").parse().expect("a URL");
+    let mut connection = sidecar.agent().connection(&url).await.expect("the destination is configured");
+    let mut call = request(Method::GET, &origin.url("/socket"), "");
+    for (name, value) in [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ] {
+        call.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+
+    let mut response = connection.begin(call).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let mut socket = TokioIo::new(hyper::upgrade::on(&mut response).await.expect("it upgrades"));
+    socket.write_all(b"ping").await.expect("it is open");
+    let mut echoed = [0; 4];
+    socket.read_exact(&mut echoed).await.expect("it answers");
+    assert_eq!(&echoed, b"ping");
+    drop(socket);
+
+    sidecar.ended().await;
+    let record = &sidecar.audit().await[0];
+    assert_eq!(record["call"]["protocol"], "websocket");
+    assert_eq!(record["status"], 101);
+}
+
+async fn echo_upgraded(mut request: Request<hyper::body::Incoming>) -> Response<origin::Body> {
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+    });
+    let mut response = Response::new(origin::full(""));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
+    response
+}
+
+#[tokio::test]
+async fn connections_to_the_origin_are_used_again() {
+    let origin = Origin::https("api.example.com").http1_only().start().await;
+    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+    let agent: Agent = sidecar.agent();
+
+    agent.get(&origin.url("/first")).await;
+    let first = sidecar.next_spans().await;
+    agent.get(&origin.url("/second")).await;
+    let second = sidecar.next_spans().await;
+
+    let opened = |spans: &[tollgate::telemetry::spans::FinishedSpan]| spans.iter().any(|span| span.name == "connect");
+    assert!(opened(&first), "the first call opens a connection");
+    assert!(!opened(&second), "the second takes it up again");
+}
+
+#[tokio::test]
+async fn the_trace_is_joined_and_passed_on() {
+    let origin = Origin::https("api.example.com").start().await;
+    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+    let mut call = request(Method::GET, &origin.url("/"), "");
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    call.headers_mut().insert("traceparent", HeaderValue::from_static(parent));
+
+    sidecar.agent().send(call).await;
+
+    let spans = sidecar.next_spans().await;
+    let span = spans.last().expect("the call's own span");
+    assert_eq!(span.trace_id.to_string(), "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(span.parent_id.expect("it has one").to_string(), "b7ad6b7169203331");
+    let passed = origin.requests()[0].header("traceparent").expect("it is passed on").to_owned();
+    assert_eq!(passed, format!("00-0af7651916cd43dd8448eb211c80319c-{}-01", span.span_id));
+}
+
+#[tokio::test]
+async fn an_origin_that_refuses_connections_is_told_as_such() {
+    let origin = Origin::https("gone.example.com").start().await;
+    let setup = Sidecar::permissive().in_front_of(&origin);
+    let url = origin.url("/");
+    drop(origin);
+    let mut sidecar = setup.start().await;
+
+    let answer = sidecar.agent().get(&url).await;
+
+    assert_eq!(answer.to_string(), "502 origin_unreachable");
+    sidecar.ended().await;
+    assert_eq!(sidecar.records().await, ["GET gone.example.com origin_unreachable"]);
+}

@@ -4,6 +4,7 @@
 mod actors;
 
 mod canary;
+mod exec;
 mod fail_closed;
 mod forwarding;
 mod names;

@@ -66,9 +66,9 @@ pub fn strip_rewrites(headers: &mut HeaderMap) {
     remove_where(headers, is_rewrite);
 }
 
-/// Whether policy may see this field: not when it can carry a secret.
-pub fn may_be_seen(name: &HeaderName) -> bool {
-    !name.as_str().split(['-', '_']).any(|word| {
+/// Whether policy may see the field of this name, in lower case: not when it can carry a secret.
+pub fn may_be_seen(name: &str) -> bool {
+    !name.split(['-', '_']).any(|word| {
         SECRET_WORDS.contains(&word)
             || SECRET_ENDINGS.iter().any(|ending| word.ends_with(ending))
             || word.starts_with("auth")

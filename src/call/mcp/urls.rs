@@ -78,9 +78,9 @@ mod tests {
             "http://169.254.169.254/latest",
             "http://key.test/",
             "http:\\\\d.test",
-            "https:/e.test",
             "https://a.test/x?y=1#z",
             "https://c.test",
+            "https:/e.test",
         ];
         assert_eq!(found, expected);
     }

@@ -111,3 +111,49 @@ fn in_json(denial: &Denial) -> Value {
         "message": &*denial.message,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(policy: &str, data: &str, input: &Value) -> Result<Value, String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("data.json"), data).unwrap();
+        if !policy.is_empty() {
+            std::fs::write(dir.path().join("own.rego"), format!("package tollgate\n{policy}")).unwrap();
+        }
+        let said = decide(&beside(vec![dir.path().to_owned()]), input).map_err(|error| error.to_string())?;
+        Ok(said.answer.unwrap_or_else(|denial| in_json(&denial)))
+    }
+
+    #[test]
+    fn a_document_is_decided_as_a_call_would_be() {
+        let list = r#"{"tollgate": {"allow": [{"id": "v1", "destination": "github", "paths": ["/v1/**"]}]}}"#;
+        let call = |path| {
+            json!({"call": {"protocol": "http", "method": "GET", "path": path, "effect": "read"},
+                                 "destination": {"name": "github"}})
+        };
+        for (policy, input, expected) in [
+            ("", call("/v1/x"), "allow  allow.v1"),
+            ("", call("/v2/x"), "deny not_listed standard.default"),
+            ("", json!({"matches": ["by hand"]}), "allow  allow.by hand"),
+            ("decision := {\"decision\": \"allow\", \"extra\": 1}", call("/v1/x"), "deny policy_unknown_field "),
+            ("decision := 1 / (count(input.call.path) - 5)", call("/v1/x"), "deny policy_failed "),
+            ("decision := {} if input.call.path == \"/\"", call("/v1/x"), "deny policy_undefined "),
+        ] {
+            let answer = said(policy, list, &input).unwrap();
+            let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+            assert_eq!(
+                format!("{} {} {}", text("decision"), text("reason"), text("rule")),
+                expected,
+                "{policy} {input}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_policy_that_can_not_be_used_is_no_answer() {
+        let error = said("decision := nope(1)", "{}", &json!({})).unwrap_err();
+        assert!(error.ends_with("own.rego:2:13: nope is not a function"), "{error}");
+    }
+}

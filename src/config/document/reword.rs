@@ -11,7 +11,15 @@ pub(super) fn reword(message: &str) -> String {
     if let Some(key) = message.strip_prefix("missing field ") {
         return format!("the key {key} is missing");
     }
-    let message = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: ")).unwrap_or(message);
+    match message {
+        "invalid socket address syntax" => {
+            return "expected an address and a port such as `127.0.0.1:15001`".to_owned();
+        }
+        "invalid IP address syntax" => return "expected an IP address such as `10.0.0.7`".to_owned(),
+        _ => {}
+    }
+    let message =
+        message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: ")).unwrap_or(message);
     match message.rsplit_once(", expected ") {
         None => message.to_owned(),
         Some((found, expected)) => format!("expected {}, found {}", plain(expected), plain(found)),
@@ -23,7 +31,8 @@ fn unknown_key(rest: &str) -> String {
     let mut quoted = rest.split('`').skip(1).step_by(2);
     let key = quoted.next().unwrap_or_default();
     let known: Vec<&str> = quoted.collect();
-    let near = known.iter().map(|name| (distance(key, name), name)).filter(|(far, name)| *far <= 2 && *far < name.len());
+    let near =
+        known.iter().map(|name| (distance(key, name), name)).filter(|(far, name)| *far <= 2 && *far < name.len());
     match near.min() {
         Some((_, name)) => format!("unknown key; did you mean `{name}`?"),
         None if known.is_empty() => "unknown key".to_owned(),
@@ -36,7 +45,8 @@ fn plain(text: &str) -> &str {
         "map" => "a mapping of keys",
         "sequence" | "a sequence" => "a list",
         "null" | "unit value" => "nothing",
-        "a map" | "map with a single key" => "a mapping of keys",
+        "a map" => "a mapping of keys",
+        "map with a single key" => "a mapping of one key",
         "a boolean" | "boolean" => "true or false",
         "u16" => "a number from 0 to 65535",
         "u32" => "a number from 0 to 4294967295",
@@ -85,7 +95,9 @@ mod tests {
 
     #[test]
     fn distance_counts_letters() {
-        for (from, to, far) in [("", "", 0), ("a", "", 1), ("nmuber", "number", 2), ("host", "hosts", 1), ("kitten", "sitting", 3)] {
+        for (from, to, far) in
+            [("", "", 0), ("a", "", 1), ("nmuber", "number", 2), ("host", "hosts", 1), ("kitten", "sitting", 3)]
+        {
             assert_eq!(distance(from, to), far);
         }
     }

@@ -191,7 +191,8 @@ fn options() -> Options {
             max_events: 300_000,
             max_aliases: 100,
             max_anchors: 100,
-            max_documents: 1,
+            // The second one is refused by the parser itself, which says so.
+            max_documents: 2,
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: 10_000,
@@ -250,7 +251,9 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Tree, E> {
-        Number::from_f64(value).map(|number| Tree::Scalar(number.into())).ok_or_else(|| E::custom("not a finite number"))
+        Number::from_f64(value)
+            .map(|number| Tree::Scalar(number.into()))
+            .ok_or_else(|| E::custom("not a finite number"))
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Tree, E> {

@@ -83,7 +83,9 @@ pub(super) fn declarations(
         }
         let (source, placement, max_ttl) = match credential {
             Credential::File(file) => (from_file(check, &place, file), &file.placement, file.max_ttl),
-            Credential::OauthClientCredentials(oauth) => (from_issuer(check, &place, oauth), &oauth.placement, oauth.max_ttl),
+            Credential::OauthClientCredentials(oauth) => {
+                (from_issuer(check, &place, oauth), &oauth.placement, oauth.max_ttl)
+            }
             Credential::GithubApp(_)
             | Credential::Vault(_)
             | Credential::OauthTokenExchange(_)
@@ -102,7 +104,8 @@ pub(super) fn declarations(
         };
         let placement = placed(check, &place.key("as"), placement);
         let max_ttl = check.positive(&place.key("max_ttl"), max_ttl);
-        declarations.insert(name.clone(), Arc::new(Declaration { name: name.as_str().into(), source, placement, max_ttl }));
+        declarations
+            .insert(name.clone(), Arc::new(Declaration { name: name.as_str().into(), source, placement, max_ttl }));
     }
     declarations
 }
@@ -132,7 +135,8 @@ fn from_issuer(check: &mut Check<'_>, place: &Place, written: &OauthClientCreden
     if let Some(url) = &written.revocation_endpoint {
         issuer_url(check, &place.key("revocation_endpoint"), url);
     }
-    let scope = |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
+    let scope =
+        |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
     for (index, _) in written.scopes.iter().enumerate().filter(|(_, text)| !scope(text)) {
         check.document.report(&place.key("scopes").index(index), "not a scope (RFC 6749 section 3.3)");
     }
@@ -179,13 +183,18 @@ fn placed(check: &mut Check<'_>, place: &Place, written: &Placement) -> credenti
         Placement::Bearer => {}
         Placement::Basic(user) => {
             if user.is_empty() || user.contains(|c: char| c == ':' || c.is_control()) {
-                check.document.report(&place.key("basic"), "not a user name (RFC 7617): empty, or with a colon or control character");
+                check.document.report(
+                    &place.key("basic"),
+                    "not a user name (RFC 7617): empty, or with a colon or control character",
+                );
             }
             return credential::Placement::Basic(user.clone());
         }
         Placement::Header(name) => match HeaderName::from_bytes(name.as_bytes()) {
             Ok(name) if !FRAMING.contains(&name.as_str()) => return credential::Placement::Header(name),
-            Ok(_) => check.document.report(&place.key("header"), "this header belongs to the connection, not to a credential"),
+            Ok(_) => check
+                .document
+                .report(&place.key("header"), "this header belongs to the connection, not to a credential"),
             Err(_) => check.document.report(&place.key("header"), "not the name of a header"),
         },
         Placement::Query(name) => {

@@ -114,7 +114,9 @@ fn pairs(list: &str) -> Option<Vec<(String, String)>> {
 fn is_base_url(url: &str) -> bool {
     url.parse::<Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
+            && uri
+                .authority()
+                .is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
             && uri.query().is_none()
             && !url.contains('#')
     })

@@ -66,7 +66,18 @@ limits: {connections: 1024, header_bytes: 64KiB, inspect_bytes: 1MiB, inspect_to
 
 #[test]
 fn the_example_of_the_contract_fails_only_on_what_is_not_available_yet() {
-    insta::assert_snapshot!(parse_with(CONTRACT, &[]).unwrap_err(), @"");
+    insta::assert_snapshot!(parse_with(CONTRACT, &[]).unwrap_err(), @r"
+    f:11: listen.admin: the admin API is not available in this version
+    f:28: credentials.github-app.kind: github_app is not available in this version
+    f:30: credentials.db.kind: vault is not available in this version
+    f:31: credentials.graph.kind: oauth_token_exchange is not available in this version
+    f:32: credentials.s3.kind: aws is not available in this version
+    f:35: policy.bundles: fetching bundles is not available in this version
+    f:39: tasks.source[0]: txn_token is not available in this version
+    f:39: tasks.source[1]: header is not available in this version
+    f:40: approvals: approval by people is not available in this version
+    f:41: audit.decision_logs: sending decision logs is not available in this version
+    ");
 }
 
 #[test]
@@ -98,7 +109,10 @@ fn everything_but_the_identity_has_a_default() {
     assert_eq!((config.agent.name.as_str(), config.agent.pod.as_deref()), ("triage", Some("triage-0")));
     assert_eq!(config.listen, Listen::default());
     assert!(config.tls.system_roots);
-    assert_eq!((config.policy.decision.as_str(), config.policy.budget), ("tollgate/decision", Duration::from_millis(10)));
+    assert_eq!(
+        (config.policy.decision.as_str(), config.policy.budget),
+        ("tollgate/decision", Duration::from_millis(10))
+    );
     assert_eq!((config.policy.cache_entries, config.policy.cache_ttl), (10_000, Duration::from_secs(5)));
     assert_eq!((config.task, config.telemetry.otlp), (None, None));
     assert_eq!(config.audit, Audit { file: None, durable: Durability::Buffered });
@@ -201,7 +215,51 @@ limits: {connections: 0, header_bytes: 1KiB, inspect_bytes: 64MiB, json_depth: 1
 ";
     let found = parse_with(text, &[]).unwrap_err();
     assert!(!found.contains("hunter2"));
-    insta::assert_snapshot!(found, @"");
+    insta::assert_snapshot!(found, @r#"
+    f:1: mode: unknown value `enforced`, expected `enforce` or `shadow`
+    f:2: agent.identity.kind: spiffe is not available in this version
+    f:2: agent.name: is empty
+    f:3: listen.transparent: expected an address and a port such as `127.0.0.1:15001`
+    f:3: listen.admin: the admin API is not available in this version
+    f:3: listen.health: overlaps with the address of listen.proxy
+    f:6: destinations.github.hosts[3]: expected a string, found integer `5`
+    f:6: destinations.github.hosts[1]: not a host; give a name or an address alone, without scheme, port or path
+    f:6: destinations.github.hosts[2]: a wildcard needs two labels or more behind it, as in `*.example.com`
+    f:7: destinations.github.prots: unknown key; did you mean `ports`?
+    f:8: destinations.github.ports: is empty; name at least one port
+    f:9: destinations.github.credential: there is no credential "missing" under credentials
+    f:12: destinations.other.ports[1]: port 0 can't be reached
+    f:13: destinations.other.reach: is empty, and no addresses are given, so nothing can be reached
+    f:14: destinations.other.protocol: grpc is not available in this version
+    f:16: destinations.pinned.hosts[0]: a metadata service is never dialled
+    f:16: destinations.pinned.hosts[1]: a metadata address is never dialled
+    f:17: destinations.pinned.addresses[0]: a metadata address is never dialled
+    f:17: destinations.pinned.addresses[1]: a reserved address is never dialled
+    f:17: destinations.pinned.addresses[2]: a reserved address is never dialled
+    f:17: destinations.pinned.addresses[3]: a link-local address is never dialled
+    f:17: destinations.pinned.addresses[4]: a metadata address is never dialled
+    f:19: destinations.third.hosts[0]: destination other claims this host at port 443 already
+    f:20: destinations.third.protocol: opaque needs tls: passthrough
+    f:22: destinations.bytes.tls: a destination with a credential needs tls: intercept
+    f:24: credentials.legacy.expries: unknown key; did you mean `expires`?
+    f:24: credentials.legacy.file: is required
+    f:24: credentials.legacy.owner: is required
+    f:24: credentials.legacy.as.header: this header belongs to the connection, not to a credential
+    f:24: credentials.legacy.max_ttl: expected more than 0
+    f:27: credentials.inline.token_endpoint: expected https; http only to a loopback address such as 127.0.0.1
+    f:28: credentials.inline.client.secret: expected `{file: PATH}` or `{env: NAME}`; a secret itself never stands in the configuration
+    f:29: credentials.inline.scopes[0]: not a scope (RFC 6749 section 3.3)
+    f:30: credentials.nameless.kind: expected the name of a kind: file or oauth_client_credentials
+    f:31: credentials.strange.kind: unknown kind; this version knows file and oauth_client_credentials
+    f:32: policy.budget: expected a duration such as `10ms`, `30s`, `15m` or `1h`
+    f:32: policy.decision: expected the path of a rule below `data`, such as `tollgate/decision`
+    f:32: policy.cache.ttl: expected more than 0
+    f:33: tasks.source[0]: header is not available in this version
+    f:35: limits.inspect_bytes: larger than limits.inspect_total
+    f:35: limits.connections: expected a number from 1 to 1048576
+    f:35: limits.header_bytes: expected from 8KiB to 16MiB
+    f:35: limits.json_depth: expected a number from 1 to 128
+    "#);
 }
 
 #[test]
@@ -209,8 +267,14 @@ fn profiles_and_durability_agree() {
     for (text, expected) in [
         ("profile: strict\naudit: {file: a.jsonl}\n", ""),
         ("profile: locked\n", "f:1: audit.file: is required where records are durable before a call is forwarded"),
-        ("profile: strict\naudit: {file: a, durable: buffered}\n", "f:3: audit.durable: the profiles strict and locked need before_forward"),
-        ("audit: {durable: before_forward}\n", "f:2: audit.file: is required where records are durable before a call is forwarded"),
+        (
+            "profile: strict\naudit: {file: a, durable: buffered}\n",
+            "f:3: audit.durable: the profiles strict and locked need before_forward",
+        ),
+        (
+            "audit: {durable: before_forward}\n",
+            "f:2: audit.file: is required where records are durable before a call is forwarded",
+        ),
         (
             "mode: shadow\nprofile: strict\naudit: {file: a}\n",
             "f:2: mode: shadow forwards what policy denies, which the profiles strict and locked rule out",
@@ -226,8 +290,14 @@ fn a_problem_that_follows_from_another_is_not_reported() {
     // A credential that does not fit, and one of a kind to come, are not missing as well.
     let text = "destinations:\n  a: {hosts: [a.example], credential: x}\n  b: {hosts: [b.example], credential: y}\n\
                 credentials:\n  x: 5\n  y: {kind: mtls}\n";
-    insta::assert_snapshot!(problems(text), @"");
-    assert_eq!(problems("destinations: {a: {hosts: 5}}\n"), "f:2: destinations.a.hosts: expected a list, found integer `5`");
+    insta::assert_snapshot!(problems(text), @r"
+    f:6: credentials.x: expected a mapping of keys, found integer `5`
+    f:7: credentials.y.kind: mtls is not available in this version
+    ");
+    assert_eq!(
+        problems("destinations: {a: {hosts: 5}}\n"),
+        "f:2: destinations.a.hosts: expected a list, found integer `5`"
+    );
     assert_eq!(problems("credentials: 5\n"), "f:2: credentials: expected a mapping of keys, found integer `5`");
 }
 
@@ -277,10 +347,15 @@ fn the_file_names_the_endpoint_and_the_environment_the_rest() {
 
 #[test]
 fn the_environment_alone_is_enough_for_telemetry() {
-    let endpoint = |env: &[(&str, &str)]| parse_with(AGENT, env).map(|config| config.telemetry.otlp.map(|otlp| (otlp.endpoint, otlp.protocol)));
+    let endpoint = |env: &[(&str, &str)]| {
+        parse_with(AGENT, env).map(|config| config.telemetry.otlp.map(|otlp| (otlp.endpoint, otlp.protocol)))
+    };
     let expected = |url: &str, protocol| Ok(Some((url.to_owned(), protocol)));
     assert_eq!(endpoint(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]), Ok(None));
-    assert_eq!(endpoint(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318")]), expected("http://c:4318", OtlpProtocol::Http));
+    assert_eq!(
+        endpoint(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318")]),
+        expected("http://c:4318", OtlpProtocol::Http)
+    );
     assert_eq!(
         endpoint(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4318/x/v1/traces")]),
         expected("http://c:4318/x", OtlpProtocol::Http)
@@ -302,16 +377,27 @@ fn a_bad_variable_is_reported_without_its_value() {
     ];
     let found = parse_with(AGENT, &env).unwrap_err();
     assert!(!found.contains("hunter2"));
-    insta::assert_snapshot!(found, @"");
+    insta::assert_snapshot!(found, @r"
+    environment: OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf or grpc
+    environment: OTEL_EXPORTER_OTLP_ENDPOINT: expected a URL such as http://localhost:4318, without user information, query and fragment
+    environment: OTEL_EXPORTER_OTLP_HEADERS: expected headers as name=value,name=value, percent-encoded
+    environment: OTEL_RESOURCE_ATTRIBUTES: expected attributes as key=value,key=value, percent-encoded
+    ");
 }
 
 #[test]
 fn an_expanded_value_is_never_repeated() {
     let env = [("TOKEN", "hunter2-hunter2")];
-    let text = format!("{AGENT}destinations: {{a: {{hosts: ['${{TOKEN}}@x'], credential: '${{TOKEN}}', tls: '${{TOKEN}}'}}}}\n");
+    let text = format!(
+        "{AGENT}destinations: {{a: {{hosts: ['${{TOKEN}}@x'], credential: '${{TOKEN}}', tls: '${{TOKEN}}'}}}}\n"
+    );
     let found = parse_with(&text, &env).unwrap_err();
     assert!(!found.contains("hunter2"), "{found}");
-    insta::assert_snapshot!(found, @"");
+    insta::assert_snapshot!(found, @r#"
+    f:2: destinations.a.tls: unknown value `${TOKEN}`, expected `intercept` or `passthrough`
+    f:2: destinations.a.hosts[0]: not a host; give a name or an address alone, without scheme, port or path
+    f:2: destinations.a.credential: there is no credential "${TOKEN}" under credentials
+    "#);
 }
 
 #[test]

@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn a_credential_is_read_and_written_by_its_kind() {
-        let text = r#"{"kind":"file","file":"/x","as":{"basic":"u"},"owner":"t","expires":"2027-01-31","max_ttl":"15m"}"#;
+        let text =
+            r#"{"kind":"file","file":"/x","as":{"basic":"u"},"owner":"t","expires":"2027-01-31","max_ttl":"15m"}"#;
         let credential: Credential = serde_json::from_str(text).unwrap();
         assert_eq!(credential.kind(), "file");
         assert_eq!(serde_json::to_string(&credential).unwrap(), text);

@@ -151,7 +151,7 @@ async fn a_declaration_that_changed_is_another_one() {
     subject.obtain(&Arc::new(Declaration::clone(&declaration))).await.unwrap();
     assert_eq!(endpoint.minted(), 1);
     let changed = Declaration { placement: Placement::Basic("user".into()), ..Declaration::clone(&declaration) };
-    assert!(value(&*subject.obtain(&Arc::new(changed)).await.unwrap()).starts_with("Basic"));
+    assert!(value(&subject.obtain(&Arc::new(changed)).await.unwrap()).starts_with("Basic"));
     assert_eq!(endpoint.minted(), 2);
 }
 
@@ -229,7 +229,7 @@ async fn a_credential_is_refreshed_ahead_while_the_old_one_is_served() {
     advance(10 * SECOND).await;
     assert_eq!(subject.obtain(&declaration).await.unwrap().partition, first.partition);
     subject.happened(Event::Refreshed).await;
-    assert_eq!(value(&*subject.obtain(&declaration).await.unwrap()), "Bearer canary-2");
+    assert_eq!(value(&subject.obtain(&declaration).await.unwrap()), "Bearer canary-2");
     assert_eq!(endpoint.minted(), 2);
 }
 
@@ -254,7 +254,7 @@ async fn a_credential_that_nobody_used_ends_by_itself_and_is_minted_anew() {
     subject.obtain(&declaration).await.unwrap();
     advance(100 * SECOND).await;
     assert_eq!(endpoint.minted(), 1);
-    assert_eq!(value(&*subject.obtain(&declaration).await.unwrap()), "Bearer canary-2");
+    assert_eq!(value(&subject.obtain(&declaration).await.unwrap()), "Bearer canary-2");
     assert_eq!(subject.events(), [Event::Minted, Event::Minted]);
 }
 
@@ -266,7 +266,7 @@ async fn a_life_that_policy_bounds_is_ended_by_us_or_refused() {
     assert!(credential.remaining().is_some_and(|left| left <= 10 * SECOND));
     advance(10 * SECOND).await;
     assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
-    assert_eq!(value(&*subject.obtain_for(&declaration, &bound, &task("t")).await.unwrap()), "Bearer canary-2");
+    assert_eq!(value(&subject.obtain_for(&declaration, &bound, &task("t")).await.unwrap()), "Bearer canary-2");
     let irrevocable = oauth(endpoint.url(), None);
     let refused = subject.obtain_for(&irrevocable, &bound, &task("t")).await;
     assert_eq!(refused.err(), Some(CredentialRefusal::LifetimeExceeded));
@@ -340,7 +340,7 @@ async fn a_file_is_read_again_when_it_changes() {
     assert_eq!(subject.refusal(&declaration).await, CredentialRefusal::Malformed);
     fs::write(place.path(), "three").unwrap();
     advance(2 * SECOND).await;
-    assert_eq!(value(&*subject.obtain(&declaration).await.unwrap()), "Bearer three");
+    assert_eq!(value(&subject.obtain(&declaration).await.unwrap()), "Bearer three");
 }
 
 #[tokio::test]

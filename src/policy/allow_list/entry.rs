@@ -170,9 +170,15 @@ mod tests {
             (json!({"allow": [{"id": "", "destination": "d"}]}), "data.tollgate.allow[0].id: expected a text"),
             (json!({"allow": [{"id": "a", "destination": 1}]}), "data.tollgate.allow[0].destination: expected a text"),
             (json!({"allow": [{"id": "a", "destination": "d", "method": ["GET"]}]}), "allow[0].method: unknown field"),
-            (json!({"allow": [{"id": "a", "destination": "d", "methods": "GET"}]}), "allow[0].methods: expected a list"),
+            (
+                json!({"allow": [{"id": "a", "destination": "d", "methods": "GET"}]}),
+                "allow[0].methods: expected a list",
+            ),
             (json!({"allow": [{"id": "a", "destination": "d", "methods": []}]}), "allow[0].methods: permits nothing"),
-            (json!({"allow": [{"id": "a", "destination": "d", "methods": [1]}]}), "allow[0].methods[0]: expected a text"),
+            (
+                json!({"allow": [{"id": "a", "destination": "d", "methods": [1]}]}),
+                "allow[0].methods[0]: expected a text",
+            ),
             (json!({"allow": [{"id": "a", "destination": "d", "methods": ["get"]}]}), "in capitals"),
             (json!({"allow": [{"id": "a", "destination": "d", "effects": ["delete"]}]}), "not an effect"),
             (json!({"allow": [{"id": "a", "destination": "d", "paths": ["v1"]}]}), "begins with /"),

@@ -35,7 +35,8 @@ impl Data {
     /// Parses a file and adds what it says.
     pub(super) fn add_file(&mut self, path: &[String], file: &Path, text: &str) {
         let name = file.display().to_string();
-        let parsed = if file.extension().is_some_and(|extension| extension == "json") { json(text) } else { yaml(text) };
+        let parsed =
+            if file.extension().is_some_and(|extension| extension == "json") { json(text) } else { yaml(text) };
         match parsed {
             Ok(document) => self.merge(path, document, &name),
             Err(why) => self.problem(format!("{name}{why}")),
@@ -75,7 +76,8 @@ fn json(text: &str) -> Result<Value, String> {
         let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
         format!(":{}:{}: {message}", error.line(), error.column())
     })?;
-    crate::call::json::parse_strict(text.as_bytes(), MAX_DEPTH).map_err(|fault| format!(": {}", fault.description()))?;
+    crate::call::json::parse_strict(text.as_bytes(), MAX_DEPTH)
+        .map_err(|fault| format!(": {}", fault.description()))?;
     Ok(value)
 }
 

@@ -10,7 +10,10 @@ use http::HeaderMap;
 use serde_json::Value as Json;
 
 use super::{Document, field::Leaf};
-use crate::policy::reads::{Read, Step};
+use crate::{
+    call::http::may_be_seen,
+    policy::reads::{Read, Step},
+};
 
 impl Document<'_> {
     /// Everything that an evaluation under these reads can depend on, and the task, whose end bounds every answer.
@@ -79,7 +82,8 @@ fn inside(leaf: Leaf<'_>, steps: &[Step], out: &mut Vec<u8>) {
             some_list(values, out);
         }
         (Leaf::Headers(headers), [Step::Key(name)]) => {
-            some_list(headers.get_all(name).iter().map(|value| value.as_bytes()), out);
+            let seen = may_be_seen(name).then(|| headers.get_all(name));
+            some_list(seen.iter().flatten().map(|value| value.as_bytes()), out);
         }
         // Whatever can't be narrowed stands whole: a longer key is never a wrong one.
         (leaf, _) => whole(leaf, out),
@@ -134,8 +138,8 @@ fn query(pairs: &[(String, String)], out: &mut Vec<u8>) {
 }
 
 fn all_headers(headers: &HeaderMap, out: &mut Vec<u8>) {
-    open(OBJECT, headers.len(), out);
-    let mut fields: Vec<_> = headers.iter().collect();
+    let mut fields: Vec<_> = headers.iter().filter(|(name, _)| may_be_seen(name.as_str())).collect();
+    open(OBJECT, fields.len(), out);
     fields.sort_by_key(|(name, _)| name.as_str());
     for (name, value) in fields {
         text(name.as_str(), out);

@@ -11,7 +11,7 @@ use super::Document;
 use crate::{
     call::{Effect, McpCall, Protocol},
     config::Classification,
-    credential::{Declaration, Source},
+    credential::Declaration,
     secret::Found,
     task,
 };
@@ -176,8 +176,8 @@ pub const FIELDS: &[Field] = &[
     scalar("destination.tls", |d| Leaf::Str(d.input.tls)),
     scalar("destination.first_seen", |_| Leaf::Bool(false)),
     scalar("credential.name", |d| Leaf::maybe_str(d.input.credential.map(|credential| &*credential.name))),
-    scalar("credential.kind", |d| Leaf::maybe_str(d.input.credential.map(kind))),
-    scalar("credential.revocable", |d| d.input.credential.map_or(Leaf::Undefined, |c| Leaf::Bool(is_revocable(c)))),
+    scalar("credential.kind", |d| Leaf::maybe_str(d.input.credential.map(Declaration::kind))),
+    scalar("credential.revocable", |d| d.input.credential.map_or(Leaf::Undefined, |c| Leaf::Bool(c.revocable()))),
     shaped("secrets", Shape::List, |d| Leaf::Secrets(d.input.secrets)),
     scalar("approval.state", |_| Leaf::Str("none")),
     scalar("approval.id", |_| Leaf::Null),
@@ -202,20 +202,6 @@ fn grpc(document: Document<'_>, part: usize) -> Leaf<'_> {
     match (call.protocol, call.http.segments.as_slice()) {
         (Protocol::Grpc, parts @ [_, _]) => Leaf::Str(&parts[part]),
         _ => Leaf::Undefined,
-    }
-}
-
-fn kind(credential: &Declaration) -> &'static str {
-    match credential.source {
-        Source::File { .. } => "file",
-        Source::OauthClientCredentials { .. } => "oauth_client_credentials",
-    }
-}
-
-fn is_revocable(credential: &Declaration) -> bool {
-    match &credential.source {
-        Source::File { .. } => false,
-        Source::OauthClientCredentials { revocation_endpoint, .. } => revocation_endpoint.is_some(),
     }
 }
 

@@ -17,7 +17,10 @@ use super::{
     Document,
     field::{Field, Leaf},
 };
-use crate::policy::reads::{Read, Step};
+use crate::{
+    call::http::may_be_seen,
+    policy::reads::{Read, Step},
+};
 
 /// Builds the documents of one worker.
 #[derive(Debug)]
@@ -189,7 +192,7 @@ fn field_value(leaf: Leaf<'_>, wanted: &[Vec<Step>]) -> Value {
 
 /// Bytes that are no UTF-8 are replaced, so that such a field is seen and not passed over.
 fn header_value(headers: &HeaderMap, is_wanted: impl Fn(&str) -> bool) -> Value {
-    let wanted = headers.iter().filter(|(name, _)| is_wanted(name.as_str()));
+    let wanted = headers.iter().filter(|(name, _)| may_be_seen(name.as_str()) && is_wanted(name.as_str()));
     lists(wanted.map(|(name, value)| (name.as_str(), Value::from(&*String::from_utf8_lossy(value.as_bytes())))))
 }
 

@@ -26,7 +26,8 @@ impl<'a> Calls<'a> {
 
     /// Checks a call. Answers with the path of the function that is called, where it is one of the policy's own.
     pub(super) fn call(&mut self, expr: &Expr, scope: &Scope<'_>) -> Result<Option<Path>, String> {
-        let Expr::Call { span, fcn, params, .. } = expr else { return Ok(None) };
+        let Expr::Call { fcn, params, .. } = expr else { return Ok(None) };
+        let span = beginning(fcn);
         let Some(callee) = self.view.callee(fcn) else {
             return Err(problem(span, "what is called here is not the name of a function"));
         };
@@ -49,7 +50,10 @@ impl<'a> Calls<'a> {
         if is_document && !matches!(self.view.callee(&with.refr), Some(Callee::Function(..))) {
             return Ok(());
         }
-        Err(problem(&with.span, "`with` may stand in for input and data only, not for functions; hint: tests may do so"))
+        Err(problem(
+            &with.span,
+            "`with` may stand in for input and data only, not for functions; hint: tests may do so",
+        ))
     }
 
     fn builtin(&mut self, span: &Span, name: &str, params: &[Ref<Expr>], scope: &Scope<'_>) -> Result<(), String> {
@@ -126,6 +130,14 @@ impl<'a> Calls<'a> {
         }
         Ok(())
     }
+}
+
+/// Where a chain of names begins: the engine's own spans begin at its last part.
+pub(super) fn beginning(mut expr: &Expr) -> &Span {
+    while let Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } = expr {
+        expr = refr;
+    }
+    expr.span()
 }
 
 /// One more argument takes the result, as in OPA.

@@ -1,5 +1,5 @@
-//! Finds rules and functions that depend on themselves. OPA refuses them too; here a function that calls itself would end
-//! the process, for want of stack.
+//! Finds rules and functions that depend on themselves. OPA refuses them too; here a function that calls itself would
+//! end the process, for want of stack.
 
 use std::collections::{BTreeMap, BTreeSet};
 

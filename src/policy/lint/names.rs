@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
 
-use super::{at, problem, walk::Scope};
+use super::{at, builtins, problem, walk::Scope};
 
 /// A path from its root on: `["data", "team", "rule"]`.
 pub(super) type Path = Vec<String>;
@@ -86,7 +86,8 @@ impl<'a> View<'a> {
         below(&self.package, head(rule).0)
     }
 
-    /// The path below `data` or `input` that a reference leads to, as far as it is written out. `None` for what is local.
+    /// The path below `data` or `input` that a reference leads to, as far as it is written out. `None` for what is
+    /// local.
     pub(super) fn resolve(&self, expr: &Expr, scope: &Scope<'_>) -> Option<Path> {
         let (path, _) = static_path(expr)?;
         if scope.holds(&path[0]) {
@@ -114,6 +115,14 @@ impl<'a> View<'a> {
             }
         }
         Some(Callee::Builtin(path.join(".")))
+    }
+
+    /// How many arguments the called function takes.
+    pub(super) fn arity(&self, function: &Expr) -> Option<usize> {
+        match self.callee(function)? {
+            Callee::Function(_, arity) => Some(arity),
+            Callee::Builtin(name) => builtins::find(&name).map(|(arity, _)| arity),
+        }
     }
 }
 

@@ -179,7 +179,7 @@ impl<'a> Walk<'a, '_> {
 }
 
 /// The names that stand free in a pattern, each of which it declares.
-fn pattern<'a>(expr: &'a Expr, names: &mut Vec<&'a str>) {
+pub(super) fn pattern<'a>(expr: &'a Expr, names: &mut Vec<&'a str>) {
     match expr {
         Expr::Var { span, .. } => names.push(span.text()),
         Expr::Array { items, .. } => items.iter().for_each(|item| pattern(item, names)),

@@ -1,6 +1,6 @@
 //! For all policies and calls: a kept answer is the one that an evaluation would give now.
 
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use serde_json::{Value as Json, json};
 
 use super::{super::reads::Step, *};
@@ -9,8 +9,17 @@ use super::{super::reads::Step, *};
 #[derive(Debug, Clone)]
 struct Choice([usize; 14]);
 
-fn choice() -> impl Strategy<Value = Choice> {
-    prop::array::uniform14(0..3_usize).prop_map(Choice)
+/// Calls that differ from one another in few places, so that what a policy does not read is put to the test.
+fn choices(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Choice>> {
+    let changes = prop::collection::vec((0..14_usize, 0..3_usize), 0..3);
+    (prop::array::uniform14(0..3_usize), prop::collection::vec(changes, count)).prop_map(|(base, variants)| {
+        let changed = |changes: Vec<(usize, usize)>| {
+            let mut choice = base;
+            changes.into_iter().for_each(|(index, content)| choice[index] = content);
+            Choice(choice)
+        };
+        variants.into_iter().map(changed).collect()
+    })
 }
 
 fn scene(Choice(choice): &Choice) -> Scene {
@@ -150,10 +159,10 @@ fn seen<'a>(policy: &Policy, document: &'a Json) -> Vec<Option<&'a Json>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_kept_answer_equals_a_fresh_one(rules in rules(), choices in prop::collection::vec(choice(), 2..16)) {
+    fn a_kept_answer_equals_a_fresh_one(rules in rules(), choices in choices(2..16)) {
         let keeping = compile(&rules);
         let forgetting = try_compile(&rules, &config::Policy { cache_entries: 0, ..settings() }).unwrap();
         for choice in &choices {
@@ -174,14 +183,30 @@ proptest! {
     #[test]
     fn the_key_changes_with_every_field_that_is_read_and_with_no_other(
         rules in rules(),
-        one in choice(),
-        other in choice(),
+        pair in choices(2..3),
     ) {
         let policy = compile(&rules);
-        let (one, other) = (scene(&one), scene(&other));
+        let (one, other) = (scene(&pair[0]), scene(&pair[1]));
         let (one_json, other_json) = (one.to_json(), other.to_json());
         let same_key = one.key(policy.reads()) == other.key(policy.reads());
         let same_sight = one.task.epoch == other.task.epoch && seen(&policy, &one_json) == seen(&policy, &other_json);
         prop_assert_eq!(same_key, same_sight);
     }
+}
+
+#[test]
+fn the_generated_policies_and_calls_put_the_cache_to_the_test() {
+    let mut runner = TestRunner::deterministic();
+    let (mut first_hits, mut allowed, mut denied) = (0, 0, 0);
+    for _ in 0..40 {
+        let policy = compile(&rules().new_tree(&mut runner).unwrap().current());
+        for choice in choices(20..21).new_tree(&mut runner).unwrap().current() {
+            let decision = decide(&policy, &scene(&choice), Mode::Enforce);
+            first_hits += usize::from(decision.cache == CacheUse::Hit);
+            allowed += usize::from(decision.outcome.is_ok());
+            denied += usize::from(decision.outcome.is_err());
+        }
+    }
+    let enough = [first_hits, allowed, denied].iter().all(|count| *count >= 50);
+    assert!(enough, "{first_hits} answered for another call, {allowed} allowed, {denied} denied of 800");
 }

@@ -100,7 +100,6 @@ impl Agent {
     pub async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.proxy).await.expect("the sidecar listens");
         stream.write_all(bytes).await.expect("the sidecar reads");
-        let _ = stream.shutdown().await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer).into_owned()

@@ -22,6 +22,7 @@ pub struct Sidecar {
     pub proxy: SocketAddr,
     pub dir: Arc<TempDir>,
     pub spans: mpsc::UnboundedReceiver<FinishedSpan>,
+    heard: Vec<FinishedSpan>,
     inner: Arc<sidecar::Sidecar>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<()>,
@@ -64,11 +65,20 @@ impl Sidecar {
         loop {
             let span = timeout(LIMIT, self.spans.recv()).await.expect("a call ends in time").expect("the sidecar runs");
             let last = span.attribute("tollgate.decision.id").is_some();
+            self.heard.push(span.clone());
             spans.push(span);
             if last {
                 return spans;
             }
         }
+    }
+
+    /// Everything that was said in spans so far.
+    pub fn drained_spans(&mut self) -> String {
+        while let Ok(span) = self.spans.try_recv() {
+            self.heard.push(span);
+        }
+        format!("{:?}", self.heard)
     }
 
     /// Waits until the next call has ended.
@@ -180,7 +190,7 @@ impl Setup {
         let serving = tokio::spawn(Arc::clone(&inner).serve(listeners, async move {
             let _ = stopped.await;
         }));
-        Ok(Sidecar { proxy, dir: self.dir, spans, inner, stop: Some(stop), serving })
+        Ok(Sidecar { proxy, dir: self.dir, spans, heard: Vec::new(), inner, stop: Some(stop), serving })
     }
 
     fn write_policy(&self) {

@@ -182,12 +182,12 @@ fn policy_sees_no_field_that_can_carry_a_secret() {
         "x-accesstoken",
     ];
     for name in hidden {
-        assert!(!may_be_seen(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+        assert!(!may_be_seen(&name.to_ascii_lowercase()), "{name}");
     }
     for name in
         ["content-type", "accept", "user-agent", "host", "mcp-method", "x-request-id", "x-github-api-version", "range"]
     {
-        assert!(may_be_seen(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+        assert!(may_be_seen(&name.to_ascii_lowercase()), "{name}");
     }
 }
 

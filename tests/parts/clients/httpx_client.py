@@ -1,0 +1,21 @@
+"""httpx over HTTP/2: httpx_client.py ORIGIN UNLISTED"""
+
+import sys
+
+import httpx
+
+origin, unlisted = sys.argv[1:]
+with httpx.Client(http2=True, timeout=20) as client:
+    answer = client.get(f"{origin}/hello")
+    print("GET", answer.text, answer.status_code)
+    answer = client.post(f"{origin}/files", content="hello")
+    print("POST", answer.text, answer.status_code)
+    answer = client.post(f"{origin}/readonly", content="hello")
+    print("DENIED", answer.json()["reason"], answer.status_code)
+    with client.stream("GET", f"{origin}/events") as answer:
+        print("STREAM", sum(line.startswith("data: ") for line in answer.iter_lines()))
+    try:
+        client.get(unlisted)
+        print("UNLISTED reached")
+    except httpx.ProxyError:
+        print("UNLISTED refused")

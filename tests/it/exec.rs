@@ -5,80 +5,34 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, UdpSocket},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
     process::{Command, Output, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tollgate::tls::{authority::Authority, provider};
 
-/// A TLS origin on the loopback outside, with an authority of its own. Answers `hello`.
-struct Origin {
-    port: u16,
-    requests: Arc<AtomicUsize>,
-    root: PathBuf,
-    _dir: tempfile::TempDir,
+use crate::actors::Origin;
+
+const NAME: &str = "api.example.test";
+
+/// What makes an origin known to `tollgate exec`, on the loopback outside.
+struct Known {
+    allow: String,
+    dir: tempfile::TempDir,
 }
 
-impl Origin {
-    fn start(name: &str) -> Self {
-        let authority = Authority::open(None).expect("an authority");
-        let leaf = authority.leaf(name).expect("a leaf");
-        let config = rustls::ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("the provider has them")
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(leaf)));
+impl Known {
+    fn of(origin: &Origin) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         // Also for the user that some tests change to.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("ours");
-        let root = dir.path().join("root.pem");
-        fs::write(&root, authority.certificate_pem()).expect("written");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
-        let requests = Arc::new(AtomicUsize::new(0));
-        let (config, counter) = (Arc::new(config), Arc::clone(&requests));
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (config, counter) = (Arc::clone(&config), Arc::clone(&counter));
-                thread::spawn(move || answer(stream, config, &counter));
-            }
-        });
-        Self { port, requests, root, _dir: dir }
+        fs::write(dir.path().join("root.pem"), &origin.root).expect("written");
+        Self { allow: format!("{NAME}:{}=127.0.0.1", origin.addr.port()), dir }
     }
 
-    fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+    fn to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.args(["--allow", &self.allow, "--origin-root"]).arg(self.dir.path().join("root.pem"))
     }
-
-    /// `tollgate exec` with this origin allowed under its name.
-    fn exec(&self, name: &str, fence: &str) -> Command {
-        let mut tollgate = tollgate(fence);
-        tollgate.arg("--allow").arg(format!("{name}:{}=127.0.0.1", self.port)).arg("--origin-root").arg(&self.root);
-        tollgate
-    }
-}
-
-fn answer(stream: std::net::TcpStream, config: Arc<rustls::ServerConfig>, counter: &AtomicUsize) {
-    let Ok(session) = rustls::ServerConnection::new(config) else { return };
-    let mut stream = rustls::StreamOwned::new(session, stream);
-    let (mut head, mut byte) = (Vec::new(), [0]);
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read(&mut byte) {
-            Ok(1) => head.push(byte[0]),
-            _ => return,
-        }
-    }
-    counter.fetch_add(1, Ordering::SeqCst);
-    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello");
-    stream.conn.send_close_notify();
-    let _ = stream.flush();
 }
 
 /// `tollgate exec` from an environment that says nothing of proxies and certificates.
@@ -118,53 +72,46 @@ fn has(program: &str) -> bool {
     found
 }
 
-#[test]
-fn a_client_that_knows_proxies_reaches_an_allowed_origin() {
-    let origin = Origin::start("api.example.test");
-    for fence in ["env", "netns"] {
-        if fence == "netns" && !fence_can_be_had() {
-            return;
-        }
-        let url = format!("https://api.example.test:{}/", origin.port);
-        let before = origin.requests();
-        let ran = run(origin.exec("api.example.test", fence).args(["--", "curl", "-sS", &url]));
-        assert_eq!(ran, (0, "hello".into(), String::new()), "{fence}");
-        assert_eq!(origin.requests(), before + 1);
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_knows_proxies_reaches_an_allowed_origin() {
+    let origin = Origin::https(NAME).start().await;
+    let known = Known::of(&origin);
+    let fences: &[&str] = if fence_can_be_had() { &["env", "netns"] } else { &["env"] };
+    for fence in fences {
+        let ran = run(known.to(&mut tollgate(fence)).args(["--", "curl", "-sS", &origin.url("/v1")]));
+        assert_eq!(ran, (0, "GET /v1".into(), String::new()), "{fence}");
     }
+    assert_eq!(origin.requests().len(), fences.len());
 }
 
-#[test]
-fn a_client_that_ignores_proxies_is_captured() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_ignores_proxies_is_captured() {
     if !fence_can_be_had() || !has("node") {
         return;
     }
-    let origin = Origin::start("api.example.test");
-    let url = format!("https://api.example.test:{}/", origin.port);
-    let ran = run(origin.exec("api.example.test", "netns").args(["--", "curl", "-sS", "--noproxy", "*", &url]));
-    assert_eq!(ran, (0, "hello".into(), String::new()));
+    let origin = Origin::https(NAME).start().await;
+    let (known, url) = (Known::of(&origin), origin.url("/v1"));
+    let ran = run(known.to(&mut tollgate("netns")).args(["--", "curl", "-sS", "--noproxy", "*", &url]));
+    assert_eq!(ran, (0, "GET /v1".into(), String::new()));
     let script = format!("fetch('{url}').then(r => r.text()).then(t => console.log(t))");
-    let mut node = origin.exec("api.example.test", "netns");
-    let ran = run(node.args(["--", "env", "-u", "NODE_USE_ENV_PROXY", "node", "-e", &script]));
-    assert_eq!(ran, (0, "hello".into(), String::new()));
-    assert_eq!(origin.requests(), 2);
+    let node = ["--", "env", "-u", "NODE_USE_ENV_PROXY", "node", "-e", &script];
+    assert_eq!(run(known.to(&mut tollgate("netns")).args(node)), (0, "GET /v1".into(), String::new()));
+    assert_eq!(origin.requests().len(), 2);
 }
 
-#[test]
-fn another_user_is_fenced_in_as_well() {
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_is_fenced_in_as_well() {
     if !fence_can_be_had() || !rustix::process::getuid().is_root() {
         println!("skipped: needs root to become another user");
         return;
     }
-    let origin = Origin::start("api.example.test");
-    let url = format!("https://api.example.test:{}/", origin.port);
+    let origin = Origin::https(NAME).start().await;
     let mut as_user = Command::new("setpriv");
     as_user.args(["--reuid=1000", "--regid=1000", "--clear-groups", env!("CARGO_BIN_EXE_tollgate")]);
     let mut as_user = clean(as_user, "netns");
-    as_user.arg("--allow").arg(format!("api.example.test:{}=127.0.0.1", origin.port));
-    as_user.arg("--origin-root").arg(&origin.root);
-    let script = format!("id -u; curl -sS --noproxy '*' {url}");
-    let ran = run(as_user.args(["--", "sh", "-c", &script]));
-    assert_eq!(ran, (0, "1000\nhello".into(), String::new()));
+    let script = format!("id -u; curl -sS --noproxy '*' {}", origin.url("/v1"));
+    let ran = run(Known::of(&origin).to(&mut as_user).args(["--", "sh", "-c", &script]));
+    assert_eq!(ran, (0, "1000\nGET /v1".into(), String::new()));
 }
 
 #[test]

@@ -4,7 +4,10 @@
 mod actors;
 
 mod canary;
+mod examples;
 mod exec;
+mod clients;
+
 mod fail_closed;
 mod forwarding;
 mod names;

@@ -10,11 +10,11 @@ async def main(origin, unlisted):
     timeout = aiohttp.ClientTimeout(total=20)
     async with aiohttp.ClientSession(trust_env=True, timeout=timeout) as session:
         async with session.get(f"{origin}/hello") as answer:
-            print("GET", await answer.text(), answer.status)
+            print("GET", answer.status, await answer.text())
         async with session.post(f"{origin}/files", data="hello") as answer:
-            print("POST", await answer.text(), answer.status)
+            print("POST", answer.status, await answer.text())
         async with session.post(f"{origin}/readonly", data="hello") as answer:
-            print("DENIED", (await answer.json(content_type=None))["reason"], answer.status)
+            print("DENIED", answer.status, (await answer.json(content_type=None))["reason"])
         async with session.get(f"{origin}/events") as answer:
             print("STREAM", len([line async for line in answer.content if line.startswith(b"data: ")]))
         try:

@@ -1,10 +1,20 @@
-# curl with the options it is given: curl.sh ORIGIN UNLISTED [OPTION…]
-origin=$1 unlisted=$2
-shift 2
-answer() { curl --silent --show-error --max-time 20 "$@"; }
-echo "GET $(answer --write-out ' %{http_code}' "$@" "$origin/hello")"
-echo "POST $(answer --write-out ' %{http_code}' "$@" --data hello "$origin/files")"
-echo "DENIED $(answer --write-out ' %{http_code}' "$@" --data hello "$origin/readonly" |
-    sed 's/.*"reason":"\([a-z_]*\)".* \([0-9]*\)$/\1 \2/')"
-echo "STREAM $(answer --no-buffer "$@" "$origin/events" | grep -c '^data: ')"
-if answer "$@" "$unlisted" 2>/dev/null; then echo "UNLISTED reached"; else echo "UNLISTED refused"; fi
+# curl with an option: curl.sh OPTION ORIGIN UNLISTED
+option=$1 origin=$2 unlisted=$3
+
+call() {
+    curl --silent --show-error --max-time 20 "$option" "$@"
+}
+
+# say LABEL [ARGUMENT…]: the answer's status, then its body.
+say() {
+    label=$1
+    shift
+    answer=$(call --write-out ' %{http_code}' "$@")
+    echo "$label ${answer##* } ${answer% *}"
+}
+
+say GET "$origin/hello"
+say POST --data hello "$origin/files"
+say DENIED --data hello "$origin/readonly" | sed 's/{.*"reason":"\([a-z_]*\)".*}/\1/'
+echo "STREAM $(call --no-buffer "$origin/events" | grep -c '^data: ')"
+if call "$unlisted" 2>/dev/null; then echo "UNLISTED reached"; else echo "UNLISTED refused"; fi

@@ -4,11 +4,11 @@ const call = (url, init) => fetch(url, { signal: AbortSignal.timeout(20_000), ..
 const post = { method: "POST", body: "hello" };
 
 let answer = await call(`${origin}/hello`);
-console.log("GET", await answer.text(), answer.status);
+console.log("GET", answer.status, await answer.text());
 answer = await call(`${origin}/files`, post);
-console.log("POST", await answer.text(), answer.status);
+console.log("POST", answer.status, await answer.text());
 answer = await call(`${origin}/readonly`, post);
-console.log("DENIED", (await answer.json()).reason, answer.status);
+console.log("DENIED", answer.status, (await answer.json()).reason);
 
 answer = await call(`${origin}/events`);
 let events = "";

@@ -7,11 +7,11 @@ import httpx
 origin, unlisted = sys.argv[1:]
 with httpx.Client(http2=True, timeout=20) as client:
     answer = client.get(f"{origin}/hello")
-    print("GET", answer.text, answer.status_code)
+    print("GET", answer.status_code, answer.text)
     answer = client.post(f"{origin}/files", content="hello")
-    print("POST", answer.text, answer.status_code)
+    print("POST", answer.status_code, answer.text)
     answer = client.post(f"{origin}/readonly", content="hello")
-    print("DENIED", answer.json()["reason"], answer.status_code)
+    print("DENIED", answer.status_code, answer.json()["reason"])
     with client.stream("GET", f"{origin}/events") as answer:
         print("STREAM", sum(line.startswith("data: ") for line in answer.iter_lines()))
     try:

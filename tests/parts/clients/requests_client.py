@@ -7,11 +7,11 @@ import requests
 origin, unlisted = sys.argv[1:]
 with requests.Session() as session:
     answer = session.get(f"{origin}/hello", timeout=20)
-    print("GET", answer.text, answer.status_code)
+    print("GET", answer.status_code, answer.text)
     answer = session.post(f"{origin}/files", data="hello", timeout=20)
-    print("POST", answer.text, answer.status_code)
+    print("POST", answer.status_code, answer.text)
     answer = session.post(f"{origin}/readonly", data="hello", timeout=20)
-    print("DENIED", answer.json()["reason"], answer.status_code)
+    print("DENIED", answer.status_code, answer.json()["reason"])
     with session.get(f"{origin}/events", stream=True, timeout=20) as answer:
         print("STREAM", sum(line.startswith(b"data: ") for line in answer.iter_lines()))
     try:

@@ -284,13 +284,19 @@ fn agreed_name(destination: &Destination, sni: Option<&str>) -> Result<(Arc<str>
         (Destination::Proxy, _) => Err(Refusal::UnknownProtocol),
         (Destination::Named { host, port }, None) if is_literal(host) => Ok((Arc::clone(host), *port)),
         (Destination::Named { host, port }, Some(sni)) if **host == *sni => Ok((Arc::clone(host), *port)),
-        (Destination::Named { .. }, Some(_)) => Err(Refusal::NameMismatch("the TLS server name differs from the target of CONNECT")),
+        (Destination::Named { .. }, Some(_)) => {
+            Err(Refusal::NameMismatch("the TLS server name differs from the target of CONNECT"))
+        }
         (Destination::Named { .. }, None) => Err(Refusal::NameMismatch("the TLS hello names no server")),
-        (Destination::Dialled { addr, name: Some(name) }, Some(sni)) if **name == *sni => Ok((Arc::clone(name), addr.port())),
+        (Destination::Dialled { addr, name: Some(name) }, Some(sni)) if **name == *sni => {
+            Ok((Arc::clone(name), addr.port()))
+        }
         (Destination::Dialled { name: Some(_), .. }, Some(_)) => {
             Err(Refusal::NameMismatch("the TLS server name differs from the name that was resolved"))
         }
-        (Destination::Dialled { name: Some(_), .. }, None) => Err(Refusal::NameMismatch("the TLS hello names no server")),
+        (Destination::Dialled { name: Some(_), .. }, None) => {
+            Err(Refusal::NameMismatch("the TLS hello names no server"))
+        }
         (Destination::Dialled { addr, name: None }, Some(sni)) => Ok((sni.into(), addr.port())),
         (Destination::Dialled { addr, name: None }, None) => Ok((literal_host(*addr).into(), addr.port())),
     }

@@ -98,7 +98,11 @@ impl Narrator {
         }
         let mut out = io::stdout().lock();
         writeln!(out, "An agent with a long-lived key in hand ({}…) makes ten calls.", &story::key()[..8])?;
-        writeln!(out, "Its origin at {} accepts only tokens that the issuer gave out for this run.\n", scene.world.origin)
+        writeln!(
+            out,
+            "Its origin at {} accepts only tokens that the issuer gave out for this run.\n",
+            scene.world.origin
+        )
     }
 
     fn call(&mut self, number: usize, step: &Step, told: &Told) -> io::Result<()> {
@@ -115,7 +119,13 @@ impl Narrator {
         writeln!(out, "{number:>2}  {:<52} {} {}  {mark}", step.line(), told.status, told.decision)?;
         let cache = if told.cached { "from the cache" } else { "evaluated" };
         let reason = if told.reason.is_empty() { step.why } else { &told.reason };
-        writeln!(out, "    agent sent {}; origin saw {}; {reason}; {cache}; {} µs added", step.carried, told.origin, told.added.as_micros())
+        writeln!(
+            out,
+            "    agent sent {}; origin saw {}; {reason}; {cache}; {} µs added",
+            step.carried,
+            told.origin,
+            told.added.as_micros()
+        )
     }
 
     fn trace(&mut self, spans: &[FinishedSpan]) -> io::Result<()> {
@@ -133,7 +143,13 @@ impl Narrator {
             for child in spans.iter().filter(|child| child.parent_id == Some(span.span_id)) {
                 writeln!(out, "  ├─ {} {} µs", child.name, child.duration.as_micros())?;
             }
-            for name in ["server.address", "tollgate.decision", "tollgate.decision.cached", "tollgate.credential.kind", "tollgate.credential.fingerprint"] {
+            for name in [
+                "server.address",
+                "tollgate.decision",
+                "tollgate.decision.cached",
+                "tollgate.credential.kind",
+                "tollgate.credential.fingerprint",
+            ] {
                 if let Some(value) = span.attribute(name) {
                     writeln!(out, "  │  {name} = {value}")?;
                 }
@@ -187,7 +203,8 @@ audit: {{file: audit.jsonl}}
         issuer = world.issuer,
         client = world::CLIENT.0,
     );
-    let mut config = Config::parse(&text, scratch, "demo.yaml", &|_| None).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    let mut config =
+        Config::parse(&text, scratch, "demo.yaml", &|_| None).map_err(|problems| anyhow::anyhow!("{problems}"))?;
     config.policy.data = Some(story::allow_list());
     Ok(config)
 }

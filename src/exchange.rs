@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, request::Parts};
+use futures_util::FutureExt;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use crate::{
@@ -36,7 +36,11 @@ use crate::{
 use question::{Held, Question};
 
 /// Answers one request of the agent.
-pub async fn serve(sidecar: &Arc<Sidecar>, connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn serve(
+    sidecar: &Arc<Sidecar>,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
     let begun = Instant::now();
     let mut exchange = Exchange {
         sidecar,
@@ -130,7 +134,8 @@ impl Exchange<'_> {
         self.record.facts.call.port = call.port;
         self.record.facts.call.scheme = Some(call.scheme.as_str());
         self.record.facts.call.path = secret::redact_path(&call.path).into_owned().into();
-        self.record.facts.call.query_keys = call.query.iter().map(|(name, _)| secret::redact(name).to_owned()).collect();
+        self.record.facts.call.query_keys =
+            call.query.iter().map(|(name, _)| secret::redact(name).to_owned()).collect();
         if self.connection.destination.port().is_some_and(|port| port != call.port) {
             return Err(Refusal::NameMismatch("the request names another port than its connection was opened for"));
         }

@@ -241,7 +241,9 @@ fn loopback(upstreams: &Upstreams) -> Vec<SocketAddr> {
                 Err(_) if name == "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
                 Err(_) => Vec::new(),
             };
-            found.extend(ips.into_iter().flat_map(|ip| upstream.ports.iter().map(move |port| SocketAddr::new(ip, *port))));
+            found.extend(
+                ips.into_iter().flat_map(|ip| upstream.ports.iter().map(move |port| SocketAddr::new(ip, *port))),
+            );
         }
     }
     found.sort_unstable();

@@ -8,7 +8,11 @@ pub mod connect;
 pub mod pool;
 pub mod resolve;
 
-use std::{net::SocketAddr, sync::Arc, time::{Duration, Instant}};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{Request, Response, Uri, Version, header::HOST, uri};
 use hyper::{body::Incoming, client::conn::TrySendError};
@@ -84,7 +88,12 @@ impl Origins {
     ///
     /// # Errors
     /// The refusals of opening a connection, [`Refusal::OriginTimeout`] and [`Refusal::OriginProtocol`].
-    pub async fn send(&self, _permit: &Permit, route: &Route, mut request: Request<RequestBody>) -> Result<Reply, Refusal> {
+    pub async fn send(
+        &self,
+        _permit: &Permit,
+        route: &Route,
+        mut request: Request<RequestBody>,
+    ) -> Result<Reply, Refusal> {
         let sent = request.body().tally();
         if let Some(pooled) = self.pool.take(&route.host, &route.key()) {
             match self.send_on(pooled, route, request, &sent).await {

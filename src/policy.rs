@@ -18,7 +18,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-
 use self::{
     allow_list::AllowList,
     answer::Verdict,

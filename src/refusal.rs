@@ -27,9 +27,12 @@ pub enum Refusal {
     /// The body did not arrive whole.
     BodyIncomplete,
     /// The body is not what the destination's protocol allows; the JSON-RPC code that says so.
-    MalformedMessage { /// JSON-RPC error code.
-        code: i32, /// What is wrong.
-        detail: &'static str },
+    MalformedMessage {
+        /// JSON-RPC error code.
+        code: i32,
+        /// What is wrong.
+        detail: &'static str,
+    },
     /// CONNECT target (or dialled address), SNI and `Host`/`:authority` do not agree.
     NameMismatch(&'static str),
     /// No configured destination covers this host and port.
@@ -175,7 +178,9 @@ impl Refusal {
             | Self::UnknownProtocol
             | Self::AgentTls => Class::AgentProtocol,
             Self::NameMismatch(_) | Self::AddressForbidden(_) | Self::OwnAddress => Class::Security,
-            Self::UnknownDestination | Self::UnsupportedProtocol(_) | Self::CredentialCleartext => Class::Misconfiguration,
+            Self::UnknownDestination | Self::UnsupportedProtocol(_) | Self::CredentialCleartext => {
+                Class::Misconfiguration
+            }
             Self::TaskExpired => Class::MissingTask,
             Self::Credential(_) => Class::Credential,
             Self::OriginUnresolved
@@ -183,7 +188,9 @@ impl Refusal {
             | Self::OriginCertificate(_)
             | Self::OriginTimeout
             | Self::OriginProtocol => Class::Origin,
-            Self::InspectionFull | Self::AuditUnavailable | Self::TooManyConnections | Self::Panicked => Class::Overload,
+            Self::InspectionFull | Self::AuditUnavailable | Self::TooManyConnections | Self::Panicked => {
+                Class::Overload
+            }
             Self::Stopping => Class::Shutdown,
         }
     }
@@ -224,14 +231,24 @@ impl Refusal {
             Self::TaskExpired => "the task has ended".into(),
             Self::Credential(why) => match why {
                 CredentialRefusal::Unavailable => "the credential for this destination can't be had now".into(),
-                CredentialRefusal::Timeout => "the issuer of this destination's credential did not answer in time".into(),
+                CredentialRefusal::Timeout => {
+                    "the issuer of this destination's credential did not answer in time".into()
+                }
                 CredentialRefusal::Rejected => "the issuer refused a credential for this destination".into(),
-                CredentialRefusal::Malformed => "the issuer of this destination's credential gave an invalid answer".into(),
-                CredentialRefusal::LifetimeExceeded => "the issuer gave a credential that lives longer than allowed".into(),
-                CredentialRefusal::ScopeExceeded => "the issuer gave a credential that may do more than was asked".into(),
+                CredentialRefusal::Malformed => {
+                    "the issuer of this destination's credential gave an invalid answer".into()
+                }
+                CredentialRefusal::LifetimeExceeded => {
+                    "the issuer gave a credential that lives longer than allowed".into()
+                }
+                CredentialRefusal::ScopeExceeded => {
+                    "the issuer gave a credential that may do more than was asked".into()
+                }
                 CredentialRefusal::Expired => "the credential for this destination has expired".into(),
             },
-            Self::CredentialCleartext => "this destination's credential is only sent over verified TLS; use https".into(),
+            Self::CredentialCleartext => {
+                "this destination's credential is only sent over verified TLS; use https".into()
+            }
             Self::OriginUnresolved => "the destination's name does not resolve".into(),
             Self::OriginUnreachable => "the destination does not accept connections".into(),
             Self::OriginCertificate(what) => (*what).into(),
@@ -248,21 +265,38 @@ impl Refusal {
     pub fn next_steps(&self) -> &'static [&'static str] {
         match self {
             Self::Denied(denial) => match denial.kind {
-                DenialKind::Rule => &["Do not repeat this call: the answer stays the same.", "Choose a call that the task permits, or ask the person who gave the task."],
-                DenialKind::ApprovalRequired => &["Ask a person to approve this call.", "Go on with calls that need no approval."],
-                DenialKind::Undecided(_) => &["Do not repeat this call.", "Report the decision id to the owner of the policy."],
+                DenialKind::Rule => &[
+                    "Do not repeat this call: the answer stays the same.",
+                    "Choose a call that the task permits, or ask the person who gave the task.",
+                ],
+                DenialKind::ApprovalRequired => {
+                    &["Ask a person to approve this call.", "Go on with calls that need no approval."]
+                }
+                DenialKind::Undecided(_) => {
+                    &["Do not repeat this call.", "Report the decision id to the owner of the policy."]
+                }
             },
-            Self::MalformedRequest(_) | Self::MalformedMessage { .. } | Self::BodyIncomplete | Self::AgentTls => &["Correct the request and send it again."],
+            Self::MalformedRequest(_) | Self::MalformedMessage { .. } | Self::BodyIncomplete | Self::AgentTls => {
+                &["Correct the request and send it again."]
+            }
             Self::HeaderTooLarge => &["Send fewer or shorter headers."],
             Self::BodyTooLarge => &["Send a smaller body, or split the call."],
             Self::NameMismatch(_) => &["Open a new connection to the host that the request names."],
             Self::TaskExpired => &["Stop, and ask for a new task."],
-            Self::UnknownDestination => &["Do not repeat this call.", "Ask the platform team to add the destination, if the task needs it."],
+            Self::UnknownDestination => {
+                &["Do not repeat this call.", "Ask the platform team to add the destination, if the task needs it."]
+            }
             Self::AddressForbidden(_) | Self::OwnAddress => &["Do not repeat this call."],
-            Self::UnknownProtocol | Self::UnsupportedProtocol(_) => &["Use HTTP or TLS towards a configured destination."],
-            Self::Credential(_) | Self::InspectionFull | Self::AuditUnavailable | Self::TooManyConnections => &["Try again later.", "Report the decision id to the platform team if it stays."],
+            Self::UnknownProtocol | Self::UnsupportedProtocol(_) => {
+                &["Use HTTP or TLS towards a configured destination."]
+            }
+            Self::Credential(_) | Self::InspectionFull | Self::AuditUnavailable | Self::TooManyConnections => {
+                &["Try again later.", "Report the decision id to the platform team if it stays."]
+            }
             Self::CredentialCleartext => &["Use https for this destination."],
-            Self::OriginUnresolved | Self::OriginUnreachable | Self::OriginTimeout | Self::OriginProtocol => &["Try again later."],
+            Self::OriginUnresolved | Self::OriginUnreachable | Self::OriginTimeout | Self::OriginProtocol => {
+                &["Try again later."]
+            }
             Self::OriginCertificate(_) => &["Do not repeat this call.", "Report the decision id to the platform team."],
             Self::Stopping => &["Try again after the restart."],
             Self::Panicked => &["Report the decision id to the platform team."],

@@ -130,7 +130,8 @@ impl Sidecar {
             None => Spans::new(&config.telemetry, origin_tls.client_config()).context("telemetry.otlp")?,
         };
         let agent = Arc::new(config.agent);
-        let recorder = Recorder::new(Arc::clone(&agent), config.mode, audit.clone(), spans.clone(), Arc::clone(&metrics));
+        let recorder =
+            Recorder::new(Arc::clone(&agent), config.mode, audit.clone(), spans.clone(), Arc::clone(&metrics));
         let own = listeners.addresses();
         let drain = Drain::new();
         let connector = Connector::new(Arc::clone(&origin_tls), own.clone(), config.limits.connect, drain.clone());

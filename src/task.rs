@@ -3,9 +3,15 @@
 //! One source exists so far: the static task of the configuration, opened when the sidecar starts. A call that belongs
 //! to no task is told to policy as such (`source: none`), never invented.
 
-use std::{sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use crate::{call::Effect, config::{Classification, StaticTask}};
+use crate::{
+    call::Effect,
+    config::{Classification, StaticTask},
+};
 
 /// The task that a call belongs to.
 #[derive(Debug, Clone)]

@@ -16,8 +16,7 @@ use tokio::{
 use crate::{
     audit::Record,
     call::{BodyFacts, Call, Effect, HttpCall, Protocol, http::Scheme},
-    config,
-    connection,
+    config, connection,
     exchange::{self, question::Question},
     origin::Route,
     policy::Permit,

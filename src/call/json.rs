@@ -188,7 +188,8 @@ fn is_exact(text: &str) -> bool {
         // Where a double lies halfway between two shortest texts, printers differ in which of them they write.
         value.is_finite()
             && (written == Decimal::of(&format!("{value:e}"))
-                || serde_json::Number::from_f64(value).is_some_and(|number| written == Decimal::of(&number.to_string())))
+                || serde_json::Number::from_f64(value)
+                    .is_some_and(|number| written == Decimal::of(&number.to_string())))
     })
 }
 

@@ -8,7 +8,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, pki_types::{CertificateDer, ServerName}};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -78,7 +81,8 @@ impl Agent {
             Tunnel::Open(stream) => stream,
             Tunnel::Refused(got) => return Ok(got),
         };
-        let tls = TlsConnector::from(Arc::clone(&self.tls)).connect(ServerName::try_from(host.clone())?, stream).await?;
+        let tls =
+            TlsConnector::from(Arc::clone(&self.tls)).connect(ServerName::try_from(host.clone())?, stream).await?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         exchange(tls, sent.request(path, &format!("{host}:{port}"))?).await
     }

@@ -83,14 +83,33 @@ pub fn steps(world: &World) -> Vec<Step> {
     vec![
         allowed(Method::GET, tickets("/v1/tickets"), "a token was minted for this task and destination").fresh(),
         allowed(Method::GET, tickets("/v1/tickets"), "the same question again").cached(),
-        allowed(Method::POST, tickets("/v1/tickets/7/comments"), "writing a comment is on the list").body("{\"text\": \"on it\"}"),
-        allowed(Method::GET, tickets(&format!("/v1/tickets?access_token={}", key())), "the key was taken out of the query").carrying("its key in the query"),
+        allowed(Method::POST, tickets("/v1/tickets/7/comments"), "writing a comment is on the list")
+            .body("{\"text\": \"on it\"}"),
+        allowed(
+            Method::GET,
+            tickets(&format!("/v1/tickets?access_token={}", key())),
+            "the key was taken out of the query",
+        )
+        .carrying("its key in the query"),
         Step::new(Method::DELETE, tickets("/v1/tickets/7"), "deleting is not on the list", 403, "deny"),
-        Step::new(Method::GET, format!("https://paste.example.net:{port}/upload"), "no destination covers that host", 403, "refused"),
-        Step::new(Method::GET, "http://169.254.169.254/latest/meta-data/".into(), "metadata services are never dialled", 403, "refused"),
+        Step::new(
+            Method::GET,
+            format!("https://paste.example.net:{port}/upload"),
+            "no destination covers that host",
+            403,
+            "refused",
+        ),
+        Step::new(
+            Method::GET,
+            "http://169.254.169.254/latest/meta-data/".into(),
+            "metadata services are never dialled",
+            403,
+            "refused",
+        ),
         allowed(Method::GET, tickets("/v1/events"), "three events, each passed on as it came").in_pieces(3),
         allowed(Method::POST, tools.clone(), "the tool is on the list").body(&tool_call("search_docs")),
-        Step::new(Method::POST, tools, "the tool is not on the list", 200, "deny").body(&tool_call("delete_everything")),
+        Step::new(Method::POST, tools, "the tool is not on the list", 200, "deny")
+            .body(&tool_call("delete_everything")),
     ]
 }
 
@@ -190,7 +209,8 @@ async fn call_spans(spans: &mut UnboundedReceiver<FinishedSpan>) -> anyhow::Resu
 }
 
 fn tool_call(tool: &str) -> String {
-    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": {"q": "printer"}}}).to_string()
+    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": {"q": "printer"}}})
+        .to_string()
 }
 
 const SPAN_LIMIT: Duration = Duration::from_secs(5);

@@ -75,7 +75,8 @@ impl World {
             .with_single_cert(vec![root], secret)?;
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let (origin, issuer) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
-        let world = Self { origin: origin.local_addr()?, issuer: issuer.local_addr()?, root_pem, seen: Arc::clone(&seen) };
+        let world =
+            Self { origin: origin.local_addr()?, issuer: issuer.local_addr()?, root_pem, seen: Arc::clone(&seen) };
         drain.spawn_background(serve_origin(origin, acceptor, Arc::clone(&seen), drain.clone()));
         drain.spawn_background(serve_issuer(issuer, seen, drain.clone()));
         Ok(world)
@@ -127,7 +128,9 @@ async fn answer(seen: &Seen, request: Request<Incoming>) -> Response<Body> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/v1/events") => events(),
         (&Method::POST, "/mcp") => call_tool(request).await,
-        (_, path) if path.starts_with("/v1/") => json_answer(&json!({"tickets": [{"id": 7, "title": "printer on fire"}]})),
+        (_, path) if path.starts_with("/v1/") => {
+            json_answer(&json!({"tickets": [{"id": 7, "title": "printer on fire"}]}))
+        }
         _ => status(StatusCode::NOT_FOUND),
     }
 }

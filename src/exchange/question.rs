@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use ::http::{HeaderMap, Method, header, request::Parts};
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::sync::{Semaphore, SemaphorePermit};

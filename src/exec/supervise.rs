@@ -76,7 +76,8 @@ pub fn exit_code(status: ExitStatus) -> ExitCode {
 
 /// Whether this process group is the terminal's foreground group, and so hears its keys itself.
 fn in_foreground() -> bool {
-    File::open("/dev/tty").is_ok_and(|terminal| rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))
+    File::open("/dev/tty")
+        .is_ok_and(|terminal| rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))
 }
 
 #[cfg(test)]

@@ -174,10 +174,7 @@ fn canonical(name: &Name) -> Option<String> {
 /// An earlier answer met a closed port, or was not let out: of no concern to the next query.
 fn is_about_a_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable};
-    matches!(
-        error.kind(),
-        ConnectionRefused | ConnectionReset | HostUnreachable | Interrupted | NetworkUnreachable
-    )
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | HostUnreachable | Interrupted | NetworkUnreachable)
 }
 
 fn address_at(index: usize) -> Option<Ipv4Addr> {
@@ -362,7 +359,9 @@ mod tests {
         }
         let mapped = "::ffff:198.18.0.1".parse().expect("an address");
         assert_eq!(names.name_of(mapped).as_deref(), Some("api.example.com"));
-        for (ip, synthetic) in [("198.18.0.0", true), ("198.19.255.255", true), ("198.17.255.255", false), ("198.20.0.0", false)] {
+        for (ip, synthetic) in
+            [("198.18.0.0", true), ("198.19.255.255", true), ("198.17.255.255", false), ("198.20.0.0", false)]
+        {
             assert_eq!(Names::is_synthetic(ip.parse().expect("an address")), synthetic, "{ip}");
         }
     }
@@ -373,8 +372,7 @@ mod tests {
         let resolver: SocketAddr = socket.local_addr().expect("bound");
         let (names, shutdown) = (Arc::new(Names::new()), CancellationToken::new());
         let current = Arc::new(upstreams());
-        let server =
-            tokio::spawn(serve(socket, Arc::clone(&names), move || Arc::clone(&current), shutdown.clone()));
+        let server = tokio::spawn(serve(socket, Arc::clone(&names), move || Arc::clone(&current), shutdown.clone()));
 
         let agent = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
         agent.send_to(b"noise", resolver).await.expect("sent");

@@ -33,7 +33,11 @@ pub async fn serve(sidecar: Arc<Sidecar>, stream: TcpStream, peer: SocketAddr, s
 /// Answers CONNECT: refuses at once what the name alone refuses, else opens what comes through the tunnel.
 ///
 /// A tunnel that will be opened is no call yet and has no record: the calls that come through it have their own.
-pub fn connect(sidecar: &Arc<Sidecar>, outer: &Arc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+pub fn connect(
+    sidecar: &Arc<Sidecar>,
+    outer: &Arc<Connection>,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
     let upgrade = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
     let admitted = match permitted_target(sidecar, outer, &parts) {
@@ -75,7 +79,8 @@ fn record(sidecar: &Sidecar, mut parts: Parts) -> Record {
 
 /// The tunnel's target, which `Host`, if it is there, must repeat.
 fn target(parts: &Parts) -> Result<(CanonicalHost, u16), Refusal> {
-    let authority = parts.uri.authority().ok_or(Refusal::MalformedRequest("CONNECT needs a target of host and port"))?;
+    let authority =
+        parts.uri.authority().ok_or(Refusal::MalformedRequest("CONNECT needs a target of host and port"))?;
     let target = http::authority(authority.as_str(), None)?;
     match host_field(&parts.headers)? {
         Some(text) => {

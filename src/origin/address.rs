@@ -52,14 +52,20 @@ impl Class {
 pub fn check(upstream: &Upstream, address: IpAddr) -> Result<(), Refusal> {
     let pinned = upstream.addresses.contains(&address);
     match Class::of(address) {
-        Class::Metadata | Class::LinkLocal => Err(Refusal::AddressForbidden("metadata and link-local addresses are never dialled")),
+        Class::Metadata | Class::LinkLocal => {
+            Err(Refusal::AddressForbidden("metadata and link-local addresses are never dialled"))
+        }
         Class::Reserved => Err(Refusal::AddressForbidden("reserved addresses are never dialled")),
         Class::Loopback if pinned => Ok(()),
         Class::Loopback => Err(Refusal::AddressForbidden("the name leads to a loopback address, which is not pinned")),
         Class::Private if pinned || upstream.reach_private => Ok(()),
-        Class::Private => Err(Refusal::AddressForbidden("the name leads to a private address, which this destination may not reach")),
+        Class::Private => {
+            Err(Refusal::AddressForbidden("the name leads to a private address, which this destination may not reach"))
+        }
         Class::Public if pinned || upstream.reach_public => Ok(()),
-        Class::Public => Err(Refusal::AddressForbidden("the name leads to a public address, which this destination may not reach")),
+        Class::Public => {
+            Err(Refusal::AddressForbidden("the name leads to a public address, which this destination may not reach"))
+        }
     }
 }
 
@@ -114,7 +120,10 @@ fn of_v6(address: Ipv6Addr) -> Class {
         Class::LinkLocal
     } else if first & 0xfe00 == 0xfc00 {
         Class::Private
-    } else if first & 0xe000 == 0x2000 && !(first == 0x2001 && address.segments()[1] < 0x0200) && !is_documentation(address) {
+    } else if first & 0xe000 == 0x2000
+        && !(first == 0x2001 && address.segments()[1] < 0x0200)
+        && !is_documentation(address)
+    {
         Class::Public
     } else {
         // Only 2000::/3 is given out; of it, 2001::/23 is for protocols (Teredo among them).
@@ -203,7 +212,9 @@ mod tests {
 
     #[test]
     fn the_floor_holds_for_names_and_literals() {
-        for host in ["metadata.google.internal", "169.254.169.254", "[fd00:ec2::254]", "[::ffff:169.254.169.254]", "0.0.0.0"] {
+        for host in
+            ["metadata.google.internal", "169.254.169.254", "[fd00:ec2::254]", "[::ffff:169.254.169.254]", "0.0.0.0"]
+        {
             assert!(check_floor(host).is_err(), "{host}");
         }
         for host in ["api.github.com", "10.0.0.1", "127.0.0.1", "[::1]"] {

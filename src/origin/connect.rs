@@ -128,7 +128,8 @@ fn open<S>(route: &Route, sender: S, peer: SocketAddr) -> Result<Open<S>, Refusa
     } else {
         format!("{}:{}", route.host, route.port)
     };
-    let authority = Authority::try_from(text.as_str()).map_err(|_| Refusal::MalformedRequest("the host is not valid"))?;
+    let authority =
+        Authority::try_from(text.as_str()).map_err(|_| Refusal::MalformedRequest("the host is not valid"))?;
     let host = HeaderValue::try_from(text).map_err(|_| Refusal::MalformedRequest("the host is not valid"))?;
     Ok(Open { sender, peer, host, authority })
 }

@@ -40,7 +40,8 @@ impl Resolver {
     }
 
     async fn look_up(&self, host: &str) -> Result<Vec<IpAddr>, Refusal> {
-        let system = self.system.get_or_init(|| TokioResolver::builder_tokio().and_then(|builder| builder.build()).ok());
+        let system =
+            self.system.get_or_init(|| TokioResolver::builder_tokio().and_then(|builder| builder.build()).ok());
         let resolver = system.as_ref().ok_or(Refusal::OriginUnresolved)?;
         // The dot at the end keeps the search domains of `resolv.conf` out: the name that policy saw is the name resolved.
         let found = resolver.lookup_ip(format!("{host}.")).await.map_err(|_| Refusal::OriginUnresolved)?;

@@ -7,7 +7,13 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
 use super::Refusal;
-use crate::{audit::Record, body::ResponseBody, config::Profile, exchange::{DECISION, decision_header}, policy::DenialKind};
+use crate::{
+    audit::Record,
+    body::ResponseBody,
+    config::Profile,
+    exchange::{DECISION, decision_header},
+    policy::DenialKind,
+};
 
 /// What the client at hand understands.
 #[derive(Debug, Clone, PartialEq)]

@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use super::Sidecar;
-use crate::{config::{self, Config}, policy::bundle::Sources};
+use crate::{
+    config::{self, Config},
+    policy::bundle::Sources,
+};
 
 /// What is read again.
 #[derive(Debug, Clone)]
@@ -37,7 +40,8 @@ impl Plan {
     }
 
     fn directories(&self) -> Vec<(PathBuf, RecursiveMode)> {
-        let parent = |path: &Path| path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        let parent =
+            |path: &Path| path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         let mut directories = Vec::new();
         if let Some(file) = &self.file {
             directories.push((parent(file), RecursiveMode::NonRecursive));

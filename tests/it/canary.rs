@@ -47,7 +47,9 @@ async fn no_sink_ever_holds_a_secret() {
     }
     // What can't be parsed must not be quoted either.
     let broken = canary(60);
-    agent.raw(format!("GET http://u:{broken}@api.example.com/ HTTP/1.1\r\nhost: x\r\nx {broken}\r\n\r\n").as_bytes()).await;
+    agent
+        .raw(format!("GET http://u:{broken}@api.example.com/ HTTP/1.1\r\nhost: x\r\nx {broken}\r\n\r\n").as_bytes())
+        .await;
     secrets.push(broken);
     secrets.extend(issuer.issued());
 

@@ -198,10 +198,8 @@ async fn git_clones_and_its_push_is_denied() {
     }
     let dir = tempfile::tempdir().expect("a directory");
     let served = project(dir.path()).await;
-    let origin = Origin::https("git.example.test")
-        .answering(move |request| http_backend(served.clone(), request))
-        .start()
-        .await;
+    let origin =
+        Origin::https("git.example.test").answering(move |request| http_backend(served.clone(), request)).start().await;
     let mut sidecar = trusted(Sidecar::with_policy(NO_WRITES).in_front_of(&origin)).await;
     let git = |arguments: &[&str]| {
         let variables = [("https_proxy", Says::Proxy), ("GIT_SSL_CAINFO", Says::Bundle)];

@@ -159,8 +159,7 @@ udp(socket.AF_INET, ('127.0.0.1', {udp_port}))
 "
     );
     let mut exec = tollgate("netns");
-    let (code, stdout, stderr) =
-        run(exec.args(["--allow", "api.example.test", "--", "python3", "-c", &script]));
+    let (code, stdout, stderr) = run(exec.args(["--allow", "api.example.test", "--", "python3", "-c", &script]));
     assert_eq!(code, 0, "{stderr}");
     let answers: Vec<&str> = stdout.lines().collect();
     assert!(answers[..4].iter().all(|answer| matches!(*answer, "closed" | "refused")), "{answers:?}");

@@ -7,12 +7,7 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::actors::{
-    Certificate, Issuer, Origin, Sidecar,
-    agent::request,
-    issuer::Behaviour,
-    sidecar::Setup,
-};
+use crate::actors::{Certificate, Issuer, Origin, Sidecar, agent::request, issuer::Behaviour, sidecar::Setup};
 use crate::secrets::with_issuer;
 
 /// One row: what is wrong, what the agent sees, what the record says.
@@ -42,13 +37,32 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "two answers",
-        setup: |_| policy("decision := {\"decision\": \"allow\"} if input.schema == 1\ndecision := {\"decision\": \"deny\"} if input.schema == 1"),
+        setup: |_| {
+            policy(
+                "decision := {\"decision\": \"allow\"} if input.schema == 1\ndecision := {\"decision\": \"deny\"} if input.schema == 1",
+            )
+        },
         answer: "403 policy_failed",
         label: "policy_failed",
     },
-    Row { name: "a boolean", setup: |_| policy("decision := true"), answer: "403 policy_wrong_type", label: "policy_wrong_type" },
-    Row { name: "a misspelt value", setup: |_| policy(r#"decision := {"decision": "alow"}"#), answer: "403 policy_wrong_type", label: "policy_wrong_type" },
-    Row { name: "no decision", setup: |_| policy(r#"decision := {"allow": true}"#), answer: "403 policy_unknown_field", label: "policy_unknown_field" },
+    Row {
+        name: "a boolean",
+        setup: |_| policy("decision := true"),
+        answer: "403 policy_wrong_type",
+        label: "policy_wrong_type",
+    },
+    Row {
+        name: "a misspelt value",
+        setup: |_| policy(r#"decision := {"decision": "alow"}"#),
+        answer: "403 policy_wrong_type",
+        label: "policy_wrong_type",
+    },
+    Row {
+        name: "no decision",
+        setup: |_| policy(r#"decision := {"allow": true}"#),
+        answer: "403 policy_unknown_field",
+        label: "policy_unknown_field",
+    },
     Row {
         name: "an unknown field",
         setup: |_| policy(r#"decision := {"decision": "allow", "obligation": {}}"#),
@@ -68,7 +82,8 @@ const ROWS: &[Row] = &[
             let numbers: Vec<u32> = (1..=200).collect();
             let setup = policy(slow).set(json!({"policy": {"budget": "2ms"}}));
             fs::create_dir_all(setup.path().join("policy/many")).expect("a directory");
-            fs::write(setup.path().join("policy/many/data.json"), json!(numbers).to_string()).expect("it can be written");
+            fs::write(setup.path().join("policy/many/data.json"), json!(numbers).to_string())
+                .expect("it can be written");
             setup
         },
         answer: "403 policy_budget_spent",
@@ -76,7 +91,10 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "an expired task",
-        setup: |_| Sidecar::permissive().set(json!({"tasks": {"source": ["static"], "static": {"purpose": "x", "ttl": "1ms"}}})),
+        setup: |_| {
+            Sidecar::permissive()
+                .set(json!({"tasks": {"source": ["static"], "static": {"purpose": "x", "ttl": "1ms"}}}))
+        },
         answer: "403 task_expired",
         label: "task_expired",
     },
@@ -102,8 +120,16 @@ async fn a_policy_that_cannot_be_loaded_keeps_the_sidecar_from_starting() {
     for (case, rego, told) in [
         ("does not parse", "package tollgate\ndecision := {", "policy.rego"),
         ("an unknown builtin", "package tollgate\ndecision := {\"decision\": \"allow\"} if nosuch(1)", "nosuch"),
-        ("a refused builtin", "package tollgate\ndecision := {\"decision\": \"allow\"} if count(numbers.range(1, 9)) > 0", "numbers.range"),
-        ("a misspelt input", "package tollgate\ndecision := {\"decision\": \"allow\"} if not input.taks.purpose", "input.taks"),
+        (
+            "a refused builtin",
+            "package tollgate\ndecision := {\"decision\": \"allow\"} if count(numbers.range(1, 9)) > 0",
+            "numbers.range",
+        ),
+        (
+            "a misspelt input",
+            "package tollgate\ndecision := {\"decision\": \"allow\"} if not input.taks.purpose",
+            "input.taks",
+        ),
         ("deep nesting", "package tollgate\nx := [[[[[[[[[[[[1]]]]]]]]]]]]", "nest"),
     ] {
         let error = match Sidecar::with_policy(rego).try_start().await {
@@ -136,9 +162,17 @@ async fn an_issuer_that_misbehaves_costs_the_call() {
         (Behaviour::Fails(StatusCode::SERVICE_UNAVAILABLE), "503 credential_unavailable"),
         (Behaviour::Issues { expires_in: 86_400 }, "503 credential_lifetime_exceeded"),
         (Behaviour::Says("<html>"), "503 credential_malformed"),
-        (Behaviour::Says(r#"{"access_token": "t", "token_type": "mac", "expires_in": 60}"#), "503 credential_malformed"),
+        (
+            Behaviour::Says(r#"{"access_token": "t", "token_type": "mac", "expires_in": 60}"#),
+            "503 credential_malformed",
+        ),
         (Behaviour::Says(r#"{"access_token": "t", "token_type": "Bearer"}"#), "503 credential_malformed"),
-        (Behaviour::Says(r#"{"access_token": "t", "token_type": "Bearer", "expires_in": 60, "scope": "read admin"}"#), "503 credential_scope_exceeded"),
+        (
+            Behaviour::Says(
+                r#"{"access_token": "t", "token_type": "Bearer", "expires_in": 60, "scope": "read admin"}"#,
+            ),
+            "503 credential_scope_exceeded",
+        ),
         (Behaviour::Hangs, "503 credential_timeout"),
     ] {
         let issuer = Issuer::start(behaviour.clone()).await;
@@ -184,7 +218,8 @@ async fn an_expired_exception_costs_the_call() {
 
 #[tokio::test]
 async fn an_audit_file_that_cannot_be_opened_keeps_the_sidecar_from_starting() {
-    let error = Sidecar::permissive().set(json!({"audit": {"file": "no-such-directory/audit.jsonl"}})).try_start().await;
+    let error =
+        Sidecar::permissive().set(json!({"audit": {"file": "no-such-directory/audit.jsonl"}})).try_start().await;
     assert!(error.is_err_and(|error| format!("{error:#}").contains("audit")));
 }
 
@@ -197,7 +232,8 @@ async fn durable_records_are_on_disk_before_the_call_is_forwarded() {
     assert_eq!(sidecar.agent().get(&origin.url("/")).await.to_string(), "200");
     sidecar.ended().await;
 
-    let intents = fs::metadata(sidecar.dir.path().join("audit.jsonl.intents")).expect("intents are kept beside the file");
+    let intents =
+        fs::metadata(sidecar.dir.path().join("audit.jsonl.intents")).expect("intents are kept beside the file");
     assert_eq!(intents.permissions().mode() & 0o077, 0, "nobody else reads them");
     assert_eq!(sidecar.records().await, ["GET api.example.com allow"]);
 }
@@ -220,7 +256,8 @@ async fn a_header_section_that_is_too_large_is_refused_and_recorded() {
 #[tokio::test]
 async fn a_connection_too_many_is_told_so() {
     let origin = Origin::https("api.example.com").start().await;
-    let mut sidecar = Sidecar::permissive().in_front_of(&origin).set(json!({"limits": {"connections": 1}})).start().await;
+    let mut sidecar =
+        Sidecar::permissive().in_front_of(&origin).set(json!({"limits": {"connections": 1}})).start().await;
     let agent = sidecar.agent();
     let url = origin.url("/").parse().expect("a URL");
     let mut first = agent.connection(&url).await.expect("there is room for one");

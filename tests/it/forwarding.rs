@@ -109,7 +109,8 @@ async fn trailers_survive() {
     let origin = Origin::https("grpc.example.com")
         .answering(|request: Request<hyper::body::Incoming>| async move {
             let sent = request.into_body().collect().await.expect("the body is whole");
-            let echoed = sent.trailers().and_then(|t| t.get("x-sent")).cloned().unwrap_or(HeaderValue::from_static("none"));
+            let echoed =
+                sent.trailers().and_then(|t| t.get("x-sent")).cloned().unwrap_or(HeaderValue::from_static("none"));
             let mut trailers = http::HeaderMap::new();
             trailers.insert("grpc-status", HeaderValue::from_static("0"));
             trailers.insert("x-sent", echoed);

@@ -4,10 +4,9 @@
 mod actors;
 
 mod canary;
+mod clients;
 mod examples;
 mod exec;
-mod clients;
-
 mod fail_closed;
 mod forwarding;
 mod names;

@@ -126,7 +126,8 @@ async fn a_reload_decides_on_connections_already_open() {
     assert_eq!(connection.get(&origin.url("/before")).await.to_string(), "200");
 
     let mut changes = sidecar.inner().changes();
-    std::fs::write(sidecar.dir.path().join("policy/data.json"), r#"{"tollgate": {"allow": []}}"#).expect("it can be written");
+    std::fs::write(sidecar.dir.path().join("policy/data.json"), r#"{"tollgate": {"allow": []}}"#)
+        .expect("it can be written");
     timeout(Duration::from_secs(20), changes.changed()).await.expect("it is noticed").expect("the sidecar runs");
 
     assert_eq!(connection.get(&origin.url("/after")).await.to_string(), "403 not_listed");
@@ -139,7 +140,8 @@ async fn a_policy_that_cannot_be_used_leaves_the_running_one_in_place() {
     let sidecar = Sidecar::with_policy(NO_WRITES).in_front_of(&origin).start().await;
     let generation = sidecar.inner().generation().number;
 
-    std::fs::write(sidecar.dir.path().join("policy/policy.rego"), "package tollgate\ndecision := {").expect("it can be written");
+    std::fs::write(sidecar.dir.path().join("policy/policy.rego"), "package tollgate\ndecision := {")
+        .expect("it can be written");
     wait_for(&sidecar, "tollgate_config_reload_failures_total 1").await;
 
     assert_eq!(sidecar.inner().generation().number, generation);

@@ -3,12 +3,7 @@
 use http::{HeaderValue, Method};
 use serde_json::json;
 
-use crate::actors::{
-    Issuer, Origin, Sidecar,
-    agent::request,
-    issuer::Behaviour,
-    sidecar::Setup,
-};
+use crate::actors::{Issuer, Origin, Sidecar, agent::request, issuer::Behaviour, sidecar::Setup};
 
 /// A sidecar whose origin is given a token of this issuer.
 pub fn with_issuer(setup: Setup, origin: &Origin, issuer: &Issuer) -> Setup {
@@ -171,7 +166,10 @@ async fn policy_sees_kind_and_place_of_what_was_taken() {
         default decision := {"decision": "allow"}
         decision := {"decision": "deny", "reason": "brought_a_key"} if some found in input.secrets; found.where == "header:x-api-key"
     "#;
-    let policy = policy.replace(" if some found in input.secrets; found.where == \"header:x-api-key\"", " if {\n\tsome found in input.secrets\n\tfound.where == \"header:x-api-key\"\n}");
+    let policy = policy.replace(
+        " if some found in input.secrets; found.where == \"header:x-api-key\"",
+        " if {\n\tsome found in input.secrets\n\tfound.where == \"header:x-api-key\"\n}",
+    );
     let origin = Origin::https("api.example.com").start().await;
     let sidecar = Sidecar::with_policy(&policy).in_front_of(&origin).start().await;
     let mut call = request(Method::GET, &origin.url("/"), "");

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use crate::actors::{Answer, Origin, Sidecar, agent::request};
 
 fn call(tool: &str, arguments: &Value) -> String {
-    json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}).to_string()
+    json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": tool, "arguments": arguments}})
+        .to_string()
 }
 
 async fn tools() -> (Origin, Sidecar) {
@@ -32,7 +33,8 @@ async fn send(sidecar: &Sidecar, origin: &Origin, body: &str, fields: &[(&'stati
 async fn a_permitted_tool_is_called_with_the_original_bytes() {
     let (origin, mut sidecar) = tools().await;
     // Spacing and order are the agent's, and stay so.
-    let body = r#"{ "params":{"arguments":{"q":"x"},"name":"search_docs"}, "method":"tools/call","id":7,"jsonrpc":"2.0" }"#;
+    let body =
+        r#"{ "params":{"arguments":{"q":"x"},"name":"search_docs"}, "method":"tools/call","id":7,"jsonrpc":"2.0" }"#;
 
     assert_eq!(send(&sidecar, &origin, body, &[]).await.to_string(), "200");
 
@@ -62,7 +64,8 @@ async fn a_denied_tool_is_a_json_rpc_error_that_names_the_request() {
 #[tokio::test]
 async fn a_denied_notification_gets_no_json_rpc_answer() {
     let origin = Origin::https("tools.example.com").start().await;
-    let sidecar = Sidecar::permissive().in_front_of_as(&origin, json!({"protocol": "mcp"})).allowing(json!([])).start().await;
+    let sidecar =
+        Sidecar::permissive().in_front_of_as(&origin, json!({"protocol": "mcp"})).allowing(json!([])).start().await;
     let body = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {}}).to_string();
 
     let answer = send(&sidecar, &origin, &body, &[]).await;
@@ -103,7 +106,8 @@ async fn header_fields_must_say_what_the_body_says() {
     .to_string();
     let version = ("mcp-protocol-version", "2026-07-28");
 
-    let right = send(&sidecar, &origin, &modern, &[version, ("mcp-method", "tools/call"), ("mcp-name", "search_docs")]).await;
+    let right =
+        send(&sidecar, &origin, &modern, &[version, ("mcp-method", "tools/call"), ("mcp-name", "search_docs")]).await;
     assert_eq!(right.to_string(), "200");
     for fields in [
         &[version, ("mcp-method", "tools/call"), ("mcp-name", "delete_all")][..],
@@ -112,7 +116,11 @@ async fn header_fields_must_say_what_the_body_says() {
         &[version],
     ] {
         let answer = send(&sidecar, &origin, &modern, fields).await;
-        assert_eq!((answer.status.as_u16(), answer.json()["error"]["code"].as_i64()), (400, Some(-32020)), "{fields:?}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.json()["error"]["code"].as_i64()),
+            (400, Some(-32020)),
+            "{fields:?}"
+        );
     }
     assert_eq!(origin.requests().len(), 1);
 }
@@ -124,7 +132,9 @@ async fn arguments_reach_policy_and_bound_the_answer() {
     let origin = Origin::https("tools.example.com").start().await;
     let sidecar = Sidecar::with_policy(policy).in_front_of_as(&origin, json!({"protocol": "mcp"})).start().await;
 
-    for (repository, answer) in [("mine", "200"), ("theirs", "200 other_repository"), ("mine", "200"), ("theirs", "200 other_repository")] {
+    for (repository, answer) in
+        [("mine", "200"), ("theirs", "200 other_repository"), ("mine", "200"), ("theirs", "200 other_repository")]
+    {
         let body = call("create_issue", &json!({"repository": repository}));
         assert_eq!(send(&sidecar, &origin, &body, &[]).await.to_string(), answer, "{repository}");
     }

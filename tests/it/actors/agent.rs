@@ -221,7 +221,13 @@ impl Answer {
         let (parts, body) = response.into_parts();
         let collected = body.collect().await.expect("the answer is whole");
         let trailers = collected.trailers().cloned();
-        Self { status: parts.status, version: parts.version, headers: parts.headers, body: collected.to_bytes(), trailers }
+        Self {
+            status: parts.status,
+            version: parts.version,
+            headers: parts.headers,
+            body: collected.to_bytes(),
+            trailers,
+        }
     }
 
     pub fn text(&self) -> String {

@@ -107,7 +107,8 @@ impl State {
             Behaviour::Issues { expires_in } => {
                 let token = format!("ephemeral-{}", uuid::Uuid::new_v4().simple());
                 self.issued.lock().expect("no test panics inside").push(token.clone());
-                let answer = serde_json::json!({"access_token": token, "token_type": "Bearer", "expires_in": expires_in});
+                let answer =
+                    serde_json::json!({"access_token": token, "token_type": "Bearer", "expires_in": expires_in});
                 json(answer.to_string())
             }
             Behaviour::Fails(status) => {

@@ -136,7 +136,12 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()
 }
 
-async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, seen: Arc<Mutex<Vec<Seen>>>, service: Option<Service>) {
+async fn serve(
+    listener: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    service: Option<Service>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (acceptor, seen, service) = (acceptor.clone(), Arc::clone(&seen), service.clone());

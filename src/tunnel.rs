@@ -52,11 +52,11 @@ pub struct Session {
 ///
 /// # Errors
 /// The refusal, with the record.
-pub fn admit(sidecar: &Sidecar, host: &str, port: u16, mut record: Record) -> Result<Admitted, Refused> {
+pub fn admit(sidecar: &Sidecar, host: &str, port: u16, mut record: Record) -> Result<Admitted, Box<Refused>> {
     let generation = sidecar.generation();
     match ask(sidecar, &generation, host, port, &mut record) {
         Ok((permit, question)) => Ok(Admitted { permit, session: Session { question, record, generation } }),
-        Err(refusal) => Err(Refused { refusal, record }),
+        Err(refusal) => Err(Box::new(Refused { refusal, record })),
     }
 }
 

@@ -44,14 +44,14 @@ pub fn connect(
         Ok((host, port, TlsMode::Intercept)) => Ok((Destination::Named { host, port }, None)),
         Ok((host, port, TlsMode::Passthrough)) => tunnel::admit(sidecar, &host, port, record(sidecar, parts))
             .map(|admitted| (Destination::Named { host, port }, Some(Box::new(admitted)))),
-        Err(refusal) => Err(tunnel::Refused { refusal, record: record(sidecar, parts) }),
+        Err(refusal) => Err(Box::new(tunnel::Refused { refusal, record: record(sidecar, parts) })),
     };
     match admitted {
         Ok((destination, admitted)) => {
             sidecar.drain().spawn(enter(Arc::clone(sidecar), Arc::clone(outer), upgrade, destination, admitted));
             Response::new(ResponseBody::held(""))
         }
-        Err(tunnel::Refused { refusal, record }) => exchange::refuse(sidecar, record, refusal, &Shape::Problem),
+        Err(refused) => exchange::refuse(sidecar, refused.record, refused.refusal, &Shape::Problem),
     }
 }
 

@@ -36,7 +36,7 @@ impl Answers {
         // LRU, because an admission policy may refuse every key of a new generation while it is warming.
         let kept = Cache::builder()
             .max_capacity(entries)
-            .weigher(|key: &Box<[u8]>, _: &Kept| weight(key.len()))
+            .weigher(weight)
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(ByLife)
             // The agent chooses parts of the keys, so the hasher's seed must be unknown to it.
@@ -80,8 +80,9 @@ impl Expiry<Box<[u8]>, Kept> for ByLife {
 }
 
 /// A long key counts as several entries, so that the number of entries bounds the memory as well.
-fn weight(key_length: usize) -> u32 {
-    u32::try_from(1 + key_length / 512).unwrap_or(u32::MAX)
+#[expect(clippy::borrowed_box, reason = "the cache's signature")]
+fn weight(key: &Box<[u8]>, _: &Kept) -> u32 {
+    u32::try_from(1 + key.len() / 512).unwrap_or(u32::MAX)
 }
 
 /// A denial is repeated only for a moment: people who correct a policy's data expect to see it at once.

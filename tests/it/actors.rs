@@ -8,5 +8,5 @@ pub mod sidecar;
 
 pub use agent::{Agent, Answer};
 pub use issuer::Issuer;
-pub use origin::{Certificate, Origin, Seen};
+pub use origin::{Certificate, Origin};
 pub use sidecar::Sidecar;

@@ -191,6 +191,21 @@ async fn an_issuer_that_misbehaves_costs_the_call() {
 }
 
 #[tokio::test]
+async fn an_issuer_that_recovers_is_asked_again() {
+    let issuer = Issuer::start(Behaviour::Fails(StatusCode::SERVICE_UNAVAILABLE)).await;
+    let origin = Origin::https("api.example.com").start().await;
+    let sidecar = with_issuer(Sidecar::permissive(), &origin, &issuer).start().await;
+    let agent = sidecar.agent();
+    assert_eq!(agent.get(&origin.url("/")).await.to_string(), "503 credential_unavailable");
+
+    issuer.behave(Behaviour::Issues { expires_in: 300 });
+    let recovered = async { while agent.get(&origin.url("/")).await.status != StatusCode::OK {} };
+
+    timeout(Duration::from_secs(20), recovered).await.expect("it recovers without a restart");
+    assert!(issuer.asked().len() <= 4, "it was not asked at each call: {}", issuer.asked().len());
+}
+
+#[tokio::test]
 async fn an_issuer_that_is_down_costs_the_call() {
     let issuer = Issuer::start(Behaviour::Hangs).await;
     let origin = Origin::https("api.example.com").start().await;

@@ -14,7 +14,7 @@ async def main(origin, unlisted):
         async with session.post(f"{origin}/files", data="hello") as answer:
             print("POST", answer.status, await answer.text())
         async with session.post(f"{origin}/readonly", data="hello") as answer:
-            print("DENIED", answer.status, (await answer.json(content_type=None))["reason"])
+            print("DENIED", answer.status, (await answer.json())["reason"])
         async with session.get(f"{origin}/events") as answer:
             print("STREAM", len([line async for line in answer.content if line.startswith(b"data: ")]))
         try:

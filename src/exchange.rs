@@ -21,7 +21,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use crate::{
     audit::{CredentialFacts, DecisionFacts, Phase, Record},
     body::{RequestBody, ResponseBody},
-    call::{Protocol, http as canonical},
+    call::{HttpCall, Protocol, http as canonical},
     config::{Mode, Upstream},
     connection::{self, Connection},
     credential::Credential,
@@ -33,7 +33,7 @@ use crate::{
     telemetry::trace::TraceContext,
     tunnel,
 };
-use question::{Held, Question};
+use question::{Described, Held, Question};
 
 /// Answers one request of the agent.
 pub async fn serve(
@@ -104,8 +104,8 @@ impl Exchange<'_> {
         }
         let agent = hyper::upgrade::on(&mut request);
         let (mut parts, body) = request.into_parts();
-        let upstream = self.describe(&mut parts)?;
-        let (mut question, body) = self.question(parts, body, upstream).await?;
+        let (http, upstream) = self.describe(&mut parts)?;
+        let (mut question, body) = self.question(parts, body, http, upstream).await?;
         let permit = self.decide(&question)?;
         let credential = self.mint(&question, &permit).await?;
         self.record.commit().await?;
@@ -121,7 +121,7 @@ impl Exchange<'_> {
     }
 
     /// Brings the request into its canonical form and finds its destination. Takes away what must not travel.
-    fn describe(&mut self, parts: &mut Parts) -> Result<Arc<Upstream>, Refusal> {
+    fn describe(&mut self, parts: &mut Parts) -> Result<(HttpCall, Arc<Upstream>), Refusal> {
         self.record.facts.call.method = Some(parts.method.clone());
         self.record.facts.call.agent_version = Some(parts.version);
         note_destination(&mut self.record, &self.connection.destination);
@@ -145,22 +145,28 @@ impl Exchange<'_> {
             // Origins differ in what they take it for, and this call would carry a credential.
             return Err(Refusal::MalformedRequest("the path has an encoded slash"));
         }
-        parts.extensions.insert(call);
-        Ok(upstream)
+        Ok((call, upstream))
     }
 
     async fn question(
         &mut self,
         parts: Parts,
         body: Incoming,
+        http: HttpCall,
         upstream: Arc<Upstream>,
     ) -> Result<(Question, RequestBody), Refusal> {
         let task = self.sidecar.task()?;
         self.record.facts.task = Some(Arc::clone(&task));
         let held = Held { budget: self.sidecar.inspection(), limits: self.sidecar.limits(), shape: &mut self.shape };
-        let secrets = self.record.facts.secrets.clone();
-        let asked = question::ask(parts, body, upstream, task, Arc::clone(self.sidecar.agent()), secrets, held).await;
-        let (question, body) = asked?;
+        let described = Described {
+            parts,
+            http,
+            upstream,
+            task,
+            agent: Arc::clone(self.sidecar.agent()),
+            secrets: self.record.facts.secrets.clone(),
+        };
+        let (question, body) = question::ask(described, body, held).await?;
         self.record.facts.call.protocol = Some(question.call.protocol);
         self.record.facts.call.effect = Some(question.call.effect);
         if let Some(mcp) = &question.call.mcp {

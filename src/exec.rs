@@ -199,6 +199,8 @@ impl Options {
         };
         if !self.policy.is_empty() {
             config.policy.paths = self.policy.clone();
+            // A reload of the file would bring back the policy that it names.
+            config.file = None;
         }
         if let Some(purpose) = &self.purpose {
             config.task = Some(StaticTask { purpose: purpose.clone(), ttl: LONGEST_TASK });

@@ -1,9 +1,9 @@
-//! What the sidecar costs: requests a second, latency and processor time with everything on, beside two baselines in the
-//! same run: no proxy at all, and a bare proxy that only passes requests on.
+//! What the sidecar costs: requests a second, latency and processor time with everything on, beside two baselines in
+//! the same run: no proxy at all, and a bare proxy that only passes requests on.
 //!
-//! `cargo bench --bench exchange`; `-- --quick` only shows that it works, `-- --http1` or `-- --http2` runs one of the two
-//! figures. Origin, proxies and services are processes of their own, started from this program, so that all are built
-//! with one profile, one allocator and as many workers. Rounds alternate, because machines drift.
+//! `cargo bench --bench exchange`; `-- --quick` only shows that it works, `-- --http1` or `-- --http2` runs one of the
+//! two figures. Origin, proxies and services are processes of their own, started from this program, so that all are
+//! built with one profile, one allocator and as many workers. Rounds alternate, because machines drift.
 
 mod bare;
 mod load;
@@ -104,9 +104,9 @@ struct World {
 
 /// One way to the origin, and what was measured on it.
 struct Contender {
+    load: Load,
     /// Whose processor time counts: the proxy, or without one the origin, which is not shown.
     process: Process,
-    load: Load,
     calls: usize,
     rounds: Vec<Round>,
 }

@@ -70,9 +70,9 @@ telemetry: {{otlp: {{endpoint: "http://{services}", protocol: http}}}}
 
 /// One entry that permits what the agent does, among others as a fleet has them.
 fn allow_list() -> Vec<serde_json::Value> {
-    let other = |number| json!({"id": format!("other-{number}"), "destination": format!("other-{number}"), "paths": ["/v1/**"]});
+    let named = |name: String| json!({"id": name, "destination": name, "paths": ["/v1/**"]});
     let wanted = json!({"id": "items", "destination": "origin", "methods": ["GET", "POST"], "paths": ["/v1/items/*"]});
-    (0..OTHERS).map(other).chain([wanted]).collect()
+    (0..OTHERS).map(|number| named(format!("other-{number}"))).chain([wanted]).collect()
 }
 
 /// What the sidecar says that it did, beside what was asked of it: everything was on only if these agree.
@@ -85,8 +85,8 @@ pub async fn account(health: SocketAddr, calls: usize) -> anyhow::Result<String>
         // Records and counts may trail the answers by a moment.
         if recorded >= calls as u64 || begun.elapsed() > PATIENCE {
             return Ok(format!(
-                "of {calls} calls: {} decided from the cache, {} with an injected credential, {recorded} in the audit file, \
-                 {} spans not delivered",
+                "of {calls} calls: {} decided from the cache, {} with an injected credential, \
+                 {recorded} in the audit file, {} spans not delivered",
                 sum("tollgate_decisions_total{cache=\"hit\"}"),
                 sum("tollgate_credentials_total{kind=\"oauth_client_credentials\",event=\"injected\"}"),
                 sum("tollgate_spans_dropped_total"),

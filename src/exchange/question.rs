@@ -40,6 +40,22 @@ pub struct Question {
     pub tls: &'static str,
 }
 
+/// A request whose head has been read.
+pub struct Described {
+    /// Its head, without the secrets that it had.
+    pub parts: Parts,
+    /// Its canonical form.
+    pub http: HttpCall,
+    /// Its destination.
+    pub upstream: Arc<Upstream>,
+    /// The task that it belongs to.
+    pub task: Arc<Task>,
+    /// Who asks.
+    pub agent: Arc<Agent>,
+    /// What was taken away.
+    pub secrets: Vec<Found>,
+}
+
 /// What holding a body needs.
 pub struct Held<'a> {
     /// What all held bodies together may still take.
@@ -85,17 +101,9 @@ pub fn leg(connection: &Connection) -> canonical::Leg<'_> {
 ///
 /// # Errors
 /// The refusals of malformed, oversized and incomplete messages.
-pub async fn ask(
-    mut parts: Parts,
-    body: Incoming,
-    upstream: Arc<Upstream>,
-    task: Arc<Task>,
-    agent: Arc<Agent>,
-    secrets: Vec<Found>,
-    held: Held<'_>,
-) -> Result<(Question, RequestBody), Refusal> {
+pub async fn ask(described: Described, body: Incoming, held: Held<'_>) -> Result<(Question, RequestBody), Refusal> {
+    let Described { mut parts, http, upstream, task, agent, secrets } = described;
     let websocket = canonical::is_websocket(&parts);
-    let http: HttpCall = parts.extensions.remove().expect("the request was described first");
     let tls = match http.scheme {
         canonical::Scheme::Http => "none",
         canonical::Scheme::Https => "intercept",

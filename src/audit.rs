@@ -204,7 +204,7 @@ impl Record {
         self.committed = log.writable();
         if self.committed && log.durable() {
             let intent = line::body(&self.as_ended(Outcome::Interrupted), &self.recorder.0.fixed);
-            self.committed = log.intend(self.id, intent).await;
+            self.committed = Box::pin(log.intend(self.id, intent)).await;
         }
         if self.committed { Ok(()) } else { Err(Refusal::AuditUnavailable) }
     }

@@ -95,19 +95,19 @@ where
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ)
-        .max_headers(MAX_HEADERS)
         .max_header_size(sidecar.limits().header_bytes)
         .max_buf_size(sidecar.limits().header_bytes.max(MIN_BUFFER))
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
+    let signals = sidecar.drain().signals();
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = sidecar.drain().stopping() => {
+        () = signals.stopping() => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = serving.as_mut() => ended,
-                () = sidecar.drain().closing() => Ok(()),
+                () = signals.closing() => Ok(()),
             }
         }
     };
@@ -130,14 +130,15 @@ where
         .max_header_list_size(u32::try_from(sidecar.limits().header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(KEEP_ALIVE)
         .serve_connection(TokioIo::new(stream), service);
+    let signals = sidecar.drain().signals();
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = sidecar.drain().stopping() => {
+        () = signals.stopping() => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = serving.as_mut() => ended,
-                () = sidecar.drain().closing() => Ok(()),
+                () = signals.closing() => Ok(()),
             }
         }
     };
@@ -362,7 +363,6 @@ pub fn reset(stream: TcpStream) {
 const HIDDEN_NAME: Refusal = Refusal::NameMismatch("the TLS hello hides a name");
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADER_READ: Duration = Duration::from_secs(30);
-const MAX_HEADERS: usize = 200;
 /// The least that hyper accepts.
 const MIN_BUFFER: usize = 8192;
 const MAX_STREAMS: u32 = 100;

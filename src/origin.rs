@@ -103,7 +103,8 @@ impl Origins {
             }
         }
         let begun = Instant::now();
-        let pooled = self.connector.open(route).await?;
+        // Boxed, because it is large and rare: every call would carry room for it.
+        let pooled = Box::pin(self.connector.open(route)).await?;
         let connected = Some((begun, Instant::now()));
         if let Pooled::Http2(open) = &pooled {
             self.pool.share(&route.host, &route.key(), open.clone());

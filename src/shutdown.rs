@@ -2,7 +2,14 @@
 //!
 //! Every task of the sidecar is owned by one [`Drain`], so that stopping is a value passed in and nothing outlives it.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -14,6 +21,28 @@ pub struct Drain {
     background: TaskTracker,
     stopping: CancellationToken,
     closing: CancellationToken,
+    /// The same as `stopping`, to be asked at every call without a lock.
+    stopped: Arc<AtomicBool>,
+}
+
+/// The two signals for one task. Each task has its own: waiting on a shared one takes a lock that all tasks would contend
+/// for whenever they are polled.
+#[derive(Debug)]
+pub struct Signals {
+    stopping: CancellationToken,
+    closing: CancellationToken,
+}
+
+impl Signals {
+    /// Resolves when no new work may be taken: finish what has begun.
+    pub async fn stopping(&self) {
+        self.stopping.cancelled().await;
+    }
+
+    /// Resolves when the time for finishing is over: whatever still runs ends now.
+    pub async fn closing(&self) {
+        self.closing.cancelled().await;
+    }
 }
 
 impl Drain {
@@ -35,7 +64,7 @@ impl Drain {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let closing = self.closing.clone();
+        let closing = self.closing.child_token();
         self.background.spawn(async move {
             tokio::select! {
                 () = task => {}
@@ -46,26 +75,22 @@ impl Drain {
 
     /// Whether no new work is taken.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.is_cancelled()
+        self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Resolves when no new work may be taken: listeners stop, connections finish what they have begun.
-    pub async fn stopping(&self) {
-        self.stopping.cancelled().await;
+    /// The signals for one task.
+    pub fn signals(&self) -> Signals {
+        Signals { stopping: self.stopping.child_token(), closing: self.closing.child_token() }
     }
 
-    /// Resolves when the time for finishing is over: whatever still runs ends now.
-    pub async fn closing(&self) {
-        self.closing.cancelled().await;
-    }
-
-    /// The token behind [`Self::stopping`], for tasks that take one.
+    /// The first of them, for tasks that take a token.
     pub fn token(&self) -> CancellationToken {
-        self.stopping.clone()
+        self.stopping.child_token()
     }
 
     /// Stops: gives exchanges `grace` to finish, then ends the rest. Returns whether all of them finished by themselves.
     pub async fn stop(&self, grace: Duration) -> bool {
+        self.stopped.store(true, Ordering::Relaxed);
         self.stopping.cancel();
         self.tasks.close();
         let finished = timeout(grace, self.tasks.wait()).await.is_ok();
@@ -95,7 +120,7 @@ mod tests {
             let drain = drain.clone();
             async move { drain.stop(Duration::from_secs(60)).await }
         });
-        drain.stopping().await;
+        drain.signals().stopping().await;
         finish.send(()).expect("the task waits");
         assert!(stop.await.expect("stop does not panic"), "it finished by itself");
     }
@@ -104,7 +129,7 @@ mod tests {
     async fn what_does_not_finish_is_told_to_close() {
         let drain = Drain::new();
         let task = drain.clone();
-        drain.spawn(async move { task.closing().await });
+        drain.spawn(async move { task.signals().closing().await });
         assert!(!drain.stop(Duration::from_millis(10)).await);
     }
 }

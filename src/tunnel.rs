@@ -165,12 +165,13 @@ impl Session {
         A: AsyncRead + AsyncWrite + Unpin,
         O: AsyncRead + AsyncWrite + Unpin,
     {
+        let signals = sidecar.drain().signals();
         let ended = {
             let copy = copy_bidirectional_with_sizes(&mut agent, &mut origin, COPY_BUFFER, COPY_BUFFER);
             tokio::select! {
                 copied = copy => Ended::of(copied),
                 refusal = self.withdrawn(sidecar) => Ended::Withdrawn(refusal),
-                () = sidecar.drain().closing() => Ended::Withdrawn(Refusal::Stopping),
+                () = signals.closing() => Ended::Withdrawn(Refusal::Stopping),
             }
         };
         match ended {

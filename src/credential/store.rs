@@ -115,7 +115,8 @@ impl Store {
                 self.0.refresh_if_due(&entry, now);
                 Ok(credential)
             }
-            None => self.0.mint_once(entry).await,
+            // Boxed, because it is large and rare.
+            None => Box::pin(self.0.mint_once(entry)).await,
         }
     }
 

@@ -121,7 +121,8 @@ pub async fn ask(described: Described, body: Incoming, held: Held<'_>) -> Result
         embedded_urls: Vec::new(),
     };
     let body = match upstream.protocol {
-        config::Protocol::Mcp => hold_mcp(&mut call, body, held).await?,
+        // Boxed, because other calls would carry room for it.
+        config::Protocol::Mcp => Box::pin(hold_mcp(&mut call, body, held)).await?,
         config::Protocol::Http => {
             if websocket {
                 call.protocol = Protocol::WebSocket;

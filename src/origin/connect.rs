@@ -91,7 +91,6 @@ impl Connector {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (sender, connection) = http1::Builder::new()
-            .max_headers(MAX_HEADERS)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Refusal::OriginProtocol)?;
@@ -135,7 +134,6 @@ fn open<S>(route: &Route, sender: S, peer: SocketAddr) -> Result<Open<S>, Refusa
 }
 
 const ADDRESSES_TRIED: usize = 3;
-const MAX_HEADERS: usize = 200;
 /// What one stream may have in flight: enough for a long fat path, little enough to stand beside every agent.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;

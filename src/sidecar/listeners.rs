@@ -94,10 +94,11 @@ async fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, way: Way) {
+    let signals = sidecar.drain.signals();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = sidecar.drain.stopping() => return,
+            () = signals.stopping() => return,
         };
         match accepted {
             Ok((stream, peer)) => admit(&sidecar, stream, peer, way),

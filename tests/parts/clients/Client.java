@@ -17,11 +17,11 @@ public class Client {
         System.out.println("GET " + answer.statusCode() + " " + answer.body());
         answer = send(request(origin + "/files").POST(BodyPublishers.ofString("hello")));
         System.out.println("POST " + answer.statusCode() + " " + answer.body());
+        var events = CLIENT.send(request(origin + "/events").GET().build(), BodyHandlers.ofLines());
+        System.out.println("STREAM " + events.body().filter(line -> line.startsWith("data: ")).count());
         answer = send(request(origin + "/readonly").POST(BodyPublishers.ofString("hello")));
         String reason = answer.body().replaceAll(".*\"reason\":\"([a-z_]*)\".*", "$1");
         System.out.println("DENIED " + answer.statusCode() + " " + reason);
-        var events = CLIENT.send(request(origin + "/events").GET().build(), BodyHandlers.ofLines());
-        System.out.println("STREAM " + events.body().filter(line -> line.startsWith("data: ")).count());
         System.out.println("UNLISTED " + unlisted(arguments[1]));
     }
 

@@ -13,10 +13,10 @@ async def main(origin, unlisted):
             print("GET", answer.status, await answer.text())
         async with session.post(f"{origin}/files", data="hello") as answer:
             print("POST", answer.status, await answer.text())
-        async with session.post(f"{origin}/readonly", data="hello") as answer:
-            print("DENIED", answer.status, (await answer.json())["reason"])
         async with session.get(f"{origin}/events") as answer:
             print("STREAM", len([line async for line in answer.content if line.startswith(b"data: ")]))
+        async with session.post(f"{origin}/readonly", data="hello") as answer:
+            print("DENIED", answer.status, (await answer.json())["reason"])
         try:
             async with session.get(unlisted):
                 print("UNLISTED reached")

@@ -15,6 +15,6 @@ say() {
 
 say GET "$origin/hello"
 say POST --data hello "$origin/files"
-say DENIED --data hello "$origin/readonly" | sed 's/{.*"reason":"\([a-z_]*\)".*}/\1/'
 echo "STREAM $(call --no-buffer "$origin/events" | grep -c '^data: ')"
+say DENIED --data hello "$origin/readonly" | sed 's/{.*"reason":"\([a-z_]*\)".*}/\1/'
 if call "$unlisted" 2>/dev/null; then echo "UNLISTED reached"; else echo "UNLISTED refused"; fi

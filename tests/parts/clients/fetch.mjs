@@ -7,14 +7,14 @@ let answer = await call(`${origin}/hello`);
 console.log("GET", answer.status, await answer.text());
 answer = await call(`${origin}/files`, post);
 console.log("POST", answer.status, await answer.text());
-answer = await call(`${origin}/readonly`, post);
-console.log("DENIED", answer.status, (await answer.json()).reason);
 
 answer = await call(`${origin}/events`);
 let events = "";
 const decoder = new TextDecoder();
 for await (const chunk of answer.body) events += decoder.decode(chunk, { stream: true });
 console.log("STREAM", events.match(/^data: /gm).length);
+answer = await call(`${origin}/readonly`, post);
+console.log("DENIED", answer.status, (await answer.json()).reason);
 
 try {
   await call(unlisted);

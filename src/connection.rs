@@ -167,7 +167,7 @@ impl Arrival {
             let host: Arc<str> = host.into();
             return self.tunnel(sidecar, stream, host, port).await;
         }
-        match sniff(&stream, sidecar.limits().sniff).await {
+        match sniff(&stream, self.patience(sidecar)).await {
             Err(refusal) => Err((refusal, Some(stream))),
             Ok(Sniffed::Tls(hello)) => self.look_at_tls(sidecar, stream, hello).await,
             Ok(Sniffed::Http1) => {
@@ -178,6 +178,15 @@ impl Arrival {
                 serve_http2(Arc::clone(sidecar), self.connection(Scheme::Http, None), stream).await;
                 Ok(())
             }
+        }
+    }
+
+    /// How long the first bytes are waited for. After CONNECT the client speaks first and takes its time; a redirected
+    /// one may wait for the server to speak first, which no protocol that is known here does.
+    fn patience(&self, sidecar: &Sidecar) -> Duration {
+        match self.destination {
+            Destination::Named { .. } => HANDSHAKE,
+            Destination::Proxy | Destination::Dialled { .. } => sidecar.limits().sniff,
         }
     }
 
@@ -219,10 +228,12 @@ impl Arrival {
             host: Some((host, port)),
             slot: self.slot.clone(),
         });
+        // A task of its own: this one carries room for the handshake, which an idle connection would keep for hours.
+        let serving = Arc::clone(sidecar);
         if http2 {
-            serve_http2(Arc::clone(sidecar), connection, tls).await;
+            sidecar.drain().spawn(serve_http2(serving, connection, tls));
         } else {
-            serve_http1(Arc::clone(sidecar), connection, tls).await;
+            sidecar.drain().spawn(serve_http1(serving, connection, tls));
         }
         Ok(())
     }
@@ -263,7 +274,7 @@ async fn enter_tunnel(sidecar: &Arc<Sidecar>, stream: TcpStream, arrival: &Arriv
     if admitted.is_opaque() {
         return admitted.run(sidecar, stream).await;
     }
-    let looked = match sniff(&stream, sidecar.limits().sniff).await {
+    let looked = match sniff(&stream, arrival.patience(sidecar)).await {
         Ok(Sniffed::Tls(hello)) if hello.ech => Err(HIDDEN_NAME),
         Ok(Sniffed::Tls(hello)) => agreed_name(&arrival.destination, hello.sni.as_deref()).map(|_| ()),
         Ok(Sniffed::Http1 | Sniffed::Http2) => Err(Refusal::UnknownProtocol),
@@ -332,7 +343,8 @@ async fn answer(
     if request.method() == ::http::Method::CONNECT {
         Ok(proxy::connect(&sidecar, &connection, request))
     } else {
-        Ok(exchange::serve(&sidecar, &connection, request).await)
+        // Boxed, because an idle connection would carry room for a call.
+        Ok(Box::pin(exchange::serve(&sidecar, &connection, request)).await)
     }
 }
 
@@ -340,7 +352,7 @@ async fn answer(
 fn record_rejected(sidecar: &Sidecar, connection: &Connection, error: &hyper::Error) {
     let refusal = if error.is_parse_too_large() {
         Refusal::HeaderTooLarge
-    } else if error.is_parse() {
+    } else if error.is_parse() || broke_http2(error) {
         Refusal::MalformedRequest("the request can't be parsed")
     } else {
         // The agent went away or took too long between requests; calls under way have their own records.
@@ -350,6 +362,12 @@ fn record_rejected(sidecar: &Sidecar, connection: &Connection, error: &hyper::Er
     exchange::note_destination(&mut record, &connection.destination);
     record.facts.refusal = Some(refusal);
     record.finish();
+}
+
+/// Whether we ended the connection because the agent broke HTTP/2. What ends a single stream is told to nobody.
+fn broke_http2(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| error.is_library() && !error.is_io())
 }
 
 /// Ends a connection so that the agent sees at once that it was refused.

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::{allow::Allow, environment::Scratch, fence::Fence, handover::Sockets, supervise::Supervision};
 use crate::{
     config::{Config, HostPattern, StaticTask, Upstreams},
+    credential::{SecretPlace, Source},
     sidecar::{Listeners, Sidecar},
     tls::truststore,
 };
@@ -154,6 +155,7 @@ async fn behind(
     } else {
         Vec::new()
     };
+    let ours = environment::holding(std::env::vars_os(), &secrets(&config));
     let sidecar = Sidecar::start(config, &listeners).await.map_err(Failure::Sidecar)?;
 
     let mut trusted = sidecar.origin_tls().roots().to_vec();
@@ -163,7 +165,9 @@ async fn behind(
 
     let stop = CancellationToken::new();
     let serving = tokio::spawn(sidecar.serve(listeners, stop.clone().cancelled_owned()));
-    let ended = match fence.let_go(command, &environment::changes(proxy, &trust, &direct, java_options)) {
+    let mut changes = environment::changes(proxy, &trust, &direct, java_options);
+    changes.remove.extend(ours);
+    let ended = match fence.let_go(command, &changes) {
         Ok(mut child) => supervision.wait(&mut child).await.map_err(Failure::from),
         Err(failure) => Err(failure),
     };
@@ -172,6 +176,15 @@ async fn behind(
         tracing::error!(%error, "the sidecar did not stop in order");
     }
     ended
+}
+
+/// The secrets of the configuration that came from the environment, which the command inherits otherwise.
+fn secrets(config: &Config) -> Vec<&str> {
+    let given = config.credentials.values().filter_map(|declaration| match &declaration.source {
+        Source::OauthClientCredentials { client_secret: SecretPlace::Value(value), .. } => Some(value.0.as_str()),
+        Source::OauthClientCredentials { client_secret: SecretPlace::File(_), .. } | Source::File { .. } => None,
+    });
+    given.filter(|secret| !secret.is_empty()).collect()
 }
 
 /// Lets the runtime serve sockets that were bound without it.

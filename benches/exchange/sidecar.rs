@@ -60,9 +60,6 @@ audit: {{file: audit.jsonl}}
 telemetry: {{otlp: {{endpoint: "http://{services}", protocol: http}}}}
 "#
     );
-    let mut text = text;
-    if std::env::var("TG_NO_OTLP").is_ok() { text = text.lines().filter(|l| !l.starts_with("telemetry")).collect::<Vec<_>>().join("\n"); }
-    if std::env::var("TG_NO_AUDIT").is_ok() { text = text.lines().filter(|l| !l.starts_with("audit")).collect::<Vec<_>>().join("\n"); }
     let config = Config::parse(&text, scratch, "bench.yaml", &|_| None);
     let mut config = config.map_err(|problems| anyhow::anyhow!("{problems}"))?;
     config.policy.data = Some(json!({"tollgate": {"allow": allow_list()}}));

@@ -24,6 +24,8 @@ pub struct Args {
 
 /// Runs the sidecar until SIGTERM or SIGINT.
 pub fn run(args: Args) -> ExitCode {
+    // Huge pages would make the resident set several times what is used. Where the kernel has none, nothing is lost.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     if let Err(error) = logs::init(&args.log) {
         return fail(&error, "a filter is a level, or `module=level` pairs with commas between", USAGE);
     }

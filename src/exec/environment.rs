@@ -4,7 +4,9 @@
 //! a client that was tried. None of them is what confines the command; that is the fence's work.
 
 use std::{
-    env, fs, io,
+    env,
+    ffi::OsString,
+    fs, io,
     net::SocketAddr,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -85,6 +87,12 @@ pub fn changes(proxy: SocketAddr, trust: &Trust, direct: &[&str], java_options: 
         set.extend(DIRECT.iter().map(|name| ((*name).to_owned(), direct.join(","))));
     }
     Go { set, remove }
+}
+
+/// The variables that hold one of these secrets: the sidecar's own, which the command must not inherit.
+pub fn holding(variables: impl Iterator<Item = (OsString, OsString)>, secrets: &[&str]) -> Vec<String> {
+    let holds = |value: &OsString| value.to_str().is_some_and(|value| secrets.iter().any(|secret| value.contains(secret)));
+    variables.filter(|(_, value)| holds(value)).filter_map(|(name, _)| name.into_string().ok()).collect()
 }
 
 /// Applies the changes to a command that is about to start.
@@ -178,6 +186,13 @@ mod tests {
                  -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=4711 -Dhttp.nonProxyHosts="
             )
         );
+    }
+
+    #[test]
+    fn a_variable_that_holds_the_sidecars_secret_is_found_under_any_name() {
+        let variables = [("OAUTH_SECRET", "s3cret"), ("URL", "https://x:s3cret@y"), ("HOME", "/root")];
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(holding(variables, &["s3cret"]), ["OAUTH_SECRET", "URL"]);
     }
 
     #[test]

@@ -131,10 +131,13 @@ pub fn turned_away(sidecar: &Sidecar) -> String {
     let refusal = Refusal::TooManyConnections;
     let record = sidecar.recorder().begin(TraceContext::root());
     let body = refusal.problem(&record, sidecar.profile());
-    let status = refusal.status();
-    exchange::refuse(sidecar, record, refusal, &Shape::Problem);
-    format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len(),
-    )
+    let response = exchange::refuse(sidecar, record, refusal, &Shape::Problem);
+    let mut text = format!("HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: {}\r\n", response.status(), body.len());
+    for (name, value) in response.headers() {
+        let value = value.to_str().expect("refusals have fields of visible ASCII");
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str("\r\n");
+    text.push_str(&body);
+    text
 }

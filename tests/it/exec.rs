@@ -244,3 +244,32 @@ fn a_signal_reaches_the_command() {
         assert_eq!(status.code(), Some(42), "{fence}");
     }
 }
+
+#[test]
+fn the_sidecars_own_secret_is_not_inherited() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("tollgate.yaml");
+    fs::write(
+        &config,
+        r#"
+agent: {name: t, identity: {kind: static, id: t}}
+destinations: {api: {hosts: [api.example.com], credential: token}}
+credentials:
+  token:
+    kind: oauth_client_credentials
+    token_endpoint: "https://issuer.example.com/token"
+    client: {id: t, secret: {env: OAUTH_SECRET}}
+"#,
+    )
+    .expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["exec", "--fence", "env", "--config"])
+        .arg(&config)
+        .args(["--", "env"])
+        .env("OAUTH_SECRET", "canary-of-the-sidecar")
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("HTTPS_PROXY"), "{output:?}");
+    assert!(!text.contains("canary-of-the-sidecar"), "{text}");
+}

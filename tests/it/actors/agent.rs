@@ -96,13 +96,16 @@ impl Agent {
         self.tunnel(stream, target).await
     }
 
+    /// A connection to the explicit proxy, for agents that speak by themselves.
+    pub async fn stream(&self) -> TcpStream {
+        TcpStream::connect(self.proxy).await.expect("the sidecar listens")
+    }
+
     /// Writes bytes to the explicit proxy and reads until it closes.
     pub async fn raw(&self, bytes: &[u8]) -> String {
-        let mut stream = TcpStream::connect(self.proxy).await.expect("the sidecar listens");
+        let mut stream = self.stream().await;
         stream.write_all(bytes).await.expect("the sidecar reads");
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        String::from_utf8_lossy(&answer).into_owned()
+        rest(&mut stream).await
     }
 
     async fn tunnel(&self, mut stream: TcpStream, target: &str) -> Result<TcpStream, Answer> {
@@ -207,6 +210,21 @@ impl Connection {
     }
 }
 
+/// Reads until the sidecar closes.
+pub async fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// An answer that was read as text, as [`Answer`] shows it. `reset` where there was none.
+pub fn shown(text: &str) -> String {
+    let Some(status) = text.split(' ').nth(1) else { return "reset".to_owned() };
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let reason = reason(&serde_json::from_str(body).unwrap_or_default());
+    reason.map_or_else(|| status.to_owned(), |reason| format!("{status} {reason}"))
+}
+
 /// A request with an absolute URL.
 pub fn request(method: Method, url: &str, body: &str) -> Request<Body> {
     Request::builder().method(method).uri(url).body(full(body.to_owned())).expect("a valid request")
@@ -242,10 +260,13 @@ impl Answer {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status.as_u16())?;
-        let document = self.json();
-        let reason = document.get("reason").or_else(|| document.pointer("/error/data/reason"));
-        reason.and_then(|reason| reason.as_str()).map_or(Ok(()), |reason| write!(f, " {reason}"))
+        reason(&self.json()).map_or(Ok(()), |reason| write!(f, " {reason}"))
     }
+}
+
+fn reason(document: &serde_json::Value) -> Option<String> {
+    let reason = document.get("reason").or_else(|| document.pointer("/error/data/reason"));
+    Some(reason?.as_str()?.to_owned())
 }
 
 fn length(answer: &httparse::Response<'_, '_>) -> usize {

@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
     task::JoinSet,
 };
@@ -71,11 +71,18 @@ pub struct Setup {
     certificate: Option<Certificate>,
     alpn: &'static [&'static [u8]],
     service: Option<Service>,
+    words: Option<&'static [u8]>,
 }
 
 impl Origin {
     pub fn https(name: &str) -> Setup {
-        Setup { name: name.into(), certificate: Some(Certificate::Good), alpn: &[b"h2", b"http/1.1"], service: None }
+        Setup {
+            name: name.into(),
+            certificate: Some(Certificate::Good),
+            alpn: &[b"h2", b"http/1.1"],
+            service: None,
+            words: None,
+        }
     }
 
     pub fn http(name: &str) -> Setup {
@@ -114,6 +121,12 @@ impl Setup {
         self
     }
 
+    /// Says these bytes, whatever it hears, and ends the connection; with none, it never says anything. No TLS, no HTTP.
+    pub fn saying(mut self, words: &'static [u8]) -> Self {
+        self.words = Some(words);
+        self
+    }
+
     pub async fn start(self) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
         let addr = listener.local_addr().expect("it is bound");
@@ -126,7 +139,10 @@ impl Setup {
             }
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, acceptor, Arc::clone(&seen), self.service));
+        match self.words {
+            None => tasks.spawn(serve(listener, acceptor, Arc::clone(&seen), self.service)),
+            Some(words) => tasks.spawn(say(listener, words)),
+        };
         Origin { name: self.name, addr, tls: self.certificate.is_some(), root, seen, _tasks: tasks }
     }
 }
@@ -156,6 +172,19 @@ async fn serve(
                 }
             }
         });
+    }
+}
+
+async fn say(listener: TcpListener, words: &'static [u8]) {
+    let mut silent = Vec::new();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        if words.is_empty() {
+            silent.push(stream);
+        } else {
+            // What is not read before the end would reset the connection and take the words with it.
+            let _ = stream.read(&mut [0; 16 * 1024]).await;
+            let _ = stream.write_all(words).await;
+        }
     }
 }
 

@@ -1,6 +1,11 @@
 //! The real program, in process, on ports of its own.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,6 +29,7 @@ pub struct Sidecar {
     pub spans: mpsc::UnboundedReceiver<FinishedSpan>,
     heard: Vec<FinishedSpan>,
     inner: Arc<sidecar::Sidecar>,
+    audit: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<()>,
 }
@@ -34,6 +40,7 @@ pub struct Setup {
     dir: Arc<TempDir>,
     policy: Option<String>,
     allow: Vec<Value>,
+    connect: Option<Duration>,
 }
 
 impl Sidecar {
@@ -91,7 +98,7 @@ impl Sidecar {
         if let Some(log) = self.inner.recorder().audit() {
             log.flush().await;
         }
-        let text = std::fs::read_to_string(self.dir.path().join("audit.jsonl")).unwrap_or_default();
+        let text = std::fs::read_to_string(&self.audit).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
     }
 
@@ -102,7 +109,17 @@ impl Sidecar {
 
     /// Stops in order, and waits for the end.
     pub async fn stop(mut self) -> Arc<TempDir> {
+        self.begin_to_stop();
+        self.stopped().await
+    }
+
+    /// Sends the signal to stop.
+    pub fn begin_to_stop(&mut self) {
         let _ = self.stop.take().expect("it is stopped once").send(());
+    }
+
+    /// Waits for the end, after the signal to stop.
+    pub async fn stopped(mut self) -> Arc<TempDir> {
         timeout(Duration::from_secs(30), &mut self.serving).await.expect("it stops").expect("it does not panic");
         Arc::clone(&self.dir)
     }
@@ -121,13 +138,14 @@ impl Setup {
             "listen": {"proxy": "127.0.0.1:0"},
             "tls": {"origin_roots": {"system": false, "files": ["roots.pem"]}},
             "destinations": {},
-            "policy": {"paths": ["policy"]},
+            // Generous, because the time of a busy test machine passes while a thread waits for its turn.
+            "policy": {"paths": ["policy"], "budget": "5s"},
             "audit": {"file": "audit.jsonl"},
         });
         let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         // Something must be there to trust, also where no origin speaks TLS.
         std::fs::write(dir.path().join("roots.pem"), unrelated_root()).expect("it can be written");
-        Self { settings, dir, policy: None, allow: Vec::new() }
+        Self { settings, dir, policy: None, allow: Vec::new(), connect: None }
     }
 
     /// Adds the origin as a destination of the name of its first label, pinned to loopback.
@@ -172,6 +190,11 @@ impl Setup {
         self.dir.path()
     }
 
+    /// How long connecting to an origin may take.
+    pub fn connecting_within(self, limit: Duration) -> Self {
+        Self { connect: Some(limit), ..self }
+    }
+
     pub async fn start(self) -> Sidecar {
         self.try_start().await.expect("the sidecar starts")
     }
@@ -182,6 +205,8 @@ impl Setup {
         std::fs::write(&file, self.settings.to_string())?;
         let mut config = Config::load(&file, &|_| None).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         config.policy.program = Some(env!("CARGO_BIN_EXE_tollgate").into());
+        config.limits.connect = self.connect.unwrap_or(config.limits.connect);
+        let audit = config.audit.file.clone().unwrap_or_default();
         let listeners = Listeners::bind(&config.listen).await?;
         let proxy = listeners.addresses()[0];
         let (tap, spans) = mpsc::unbounded_channel();
@@ -190,7 +215,7 @@ impl Setup {
         let serving = tokio::spawn(Arc::clone(&inner).serve(listeners, async move {
             let _ = stopped.await;
         }));
-        Ok(Sidecar { proxy, dir: self.dir, spans, heard: Vec::new(), inner, stop: Some(stop), serving })
+        Ok(Sidecar { proxy, dir: self.dir, spans, heard: Vec::new(), inner, audit, stop: Some(stop), serving })
     }
 
     fn write_policy(&self) {

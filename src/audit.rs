@@ -18,18 +18,21 @@ mod writer;
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
     call::Protocol,
-    config,
+    config::{self, Mode},
     refusal::Refusal,
     telemetry::{Metrics, Spans, TraceContext},
 };
+pub(crate) use facts::version;
 pub use facts::{CallFacts, CredentialFacts, DecisionFacts, Facts, Verdict};
-pub(crate) use facts::{cache_use, version};
 
 /// Begins records, and knows where they go. Cheap to clone.
 #[derive(Clone)]
@@ -39,6 +42,7 @@ struct Sinks {
     agent: Arc<config::Agent>,
     // The members that are the same in every line, written once.
     fixed: Box<[u8]>,
+    shadow: AtomicBool,
     audit: Option<file::Log>,
     spans: Spans,
     metrics: Arc<Metrics>,
@@ -93,6 +97,8 @@ pub enum Outcome {
 /// What lines, spans and metrics are made of.
 pub(crate) struct Ended<'a> {
     pub(crate) agent: &'a config::Agent,
+    /// The mode that the call was decided in.
+    pub(crate) mode: Mode,
     pub(crate) id: DecisionId,
     pub(crate) trace: &'a TraceContext,
     pub(crate) began: SystemTime,
@@ -118,14 +124,20 @@ impl Recorder {
     /// A recorder for this agent. Without an audit file records still become spans and metrics.
     pub fn new(
         agent: Arc<config::Agent>,
-        mode: config::Mode,
+        mode: Mode,
         audit: Option<file::Log>,
         spans: Spans,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let fixed = line::fixed(&agent, mode);
+        let fixed = line::fixed(&agent);
+        let shadow = AtomicBool::new(mode == Mode::Shadow);
         metrics.adopt(spans.dropped());
-        Self(Arc::new(Sinks { agent, fixed, audit, spans, metrics }))
+        Self(Arc::new(Sinks { agent, fixed, shadow, audit, spans, metrics }))
+    }
+
+    /// The mode from now on, told of calls that end without a decision.
+    pub fn enter(&self, mode: Mode) {
+        self.0.shadow.store(mode == Mode::Shadow, Ordering::Relaxed);
     }
 
     /// Begins the record of a call that arrives now.
@@ -133,7 +145,7 @@ impl Recorder {
         Record {
             facts: Box::default(),
             recorder: self.clone(),
-            id: DecisionId(uuid::Uuid::now_v7()),
+            id: DecisionId::new(),
             trace,
             began: SystemTime::now(),
             start: Instant::now(),
@@ -229,13 +241,23 @@ impl Record {
 
     fn end(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.ended, true) {
+            if let Some(sent) = &self.facts.sent {
+                // Nothing passes after its record.
+                sent.stop();
+            }
             self.recorder.record(&self.as_ended(outcome));
         }
     }
 
     fn as_ended(&self, outcome: Outcome) -> Ended<'_> {
+        let sinks = &*self.recorder.0;
+        let enforced = match &self.facts.decision {
+            Some(decision) => decision.enforced,
+            None => !sinks.shadow.load(Ordering::Relaxed),
+        };
         Ended {
-            agent: &self.recorder.0.agent,
+            agent: &sinks.agent,
+            mode: if enforced { Mode::Enforce } else { Mode::Shadow },
             id: self.id,
             trace: &self.trace,
             began: self.began,
@@ -262,6 +284,14 @@ impl Drop for Record {
         } else {
             self.end(Outcome::Abandoned);
         }
+    }
+}
+
+impl DecisionId {
+    /// A new one. Without the shared counter of `Uuid::now_v7`, for which all calls would wait: 74 random bits tell calls
+    /// of one millisecond apart.
+    fn new() -> Self {
+        Self(uuid::Uuid::new_v7(uuid::Timestamp::now(uuid::NoContext)))
     }
 }
 
@@ -361,7 +391,7 @@ mod tests {
     async fn without_a_file_every_call_may_go_on() {
         let spans = Spans::off();
         let agent = Arc::new(testing::agent());
-        let recorder = Recorder::new(agent, config::Mode::Enforce, None, spans, Arc::default());
+        let recorder = Recorder::new(agent, Mode::Enforce, None, spans, Arc::default());
         let mut record = recorder.begin(TraceContext::root());
         record.commit().await.expect("there is nothing to wait for");
         record.finish();

@@ -1,7 +1,8 @@
-//! Bodies stream: they pass frame by frame, trailers included, and are counted on the way.
+//! Bodies stream: they pass frame by frame and are counted on the way. Trailers pass where they can't change what was
+//! decided.
 //!
 //! A response's body holds the record of its call, so that the record is finished when the last frame has passed, and
-//! also when the agent goes away before that.
+//! also when the agent goes away before that. Nothing of the request's body passes after that record.
 
 use std::{
     pin::Pin,
@@ -13,22 +14,26 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::exchange::answer::Ending;
+use crate::{call::http as canonical, exchange::answer::Ending};
 
-/// What went over the wire so far in one direction.
+/// What the agent sent so far in one call, and whether more of it may pass.
 #[derive(Debug, Default)]
 pub struct Tally {
     bytes: AtomicU64,
     ended: AtomicBool,
+    broken: AtomicBool,
+    stopped: AtomicBool,
+    waiting: AtomicWaker,
 }
 
 impl Tally {
     /// Data bytes so far; trailers are not counted.
     pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::SeqCst)
     }
 
     /// Whether the last frame has passed.
@@ -36,13 +41,42 @@ impl Tally {
         self.ended.load(Ordering::Acquire)
     }
 
+    /// Whether the agent broke off, or broke the protocol, before the last frame.
+    pub fn broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Lets nothing more pass: the call is over.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.waiting.wake();
+    }
+
+    /// Counts before asking whether it may pass, in the same total order as [`Self::stop`] and then [`Self::bytes`]: what
+    /// is not in the count of a stopped call has not passed.
     fn add(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::SeqCst);
     }
 
     fn end(&self) {
         self.ended.store(true, Ordering::Release);
     }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+}
+
+/// Why a request's body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Cut {
+    /// The agent broke off, or broke the protocol.
+    #[error("the agent broke off its request")]
+    Broken(#[source] hyper::Error),
+    /// The call ended while the agent was still sending. The source has HTTP/2 reset the stream as one that is no longer
+    /// needed.
+    #[error("the call is over")]
+    Over(#[source] h2::Error),
 }
 
 /// A request's body on its way to the origin.
@@ -140,25 +174,54 @@ impl Content {
     }
 }
 
+impl RequestBody {
+    /// Counts a frame and takes from it what must not pass. `None` when nothing is left of it, which ends the body.
+    fn passing(&self, mut frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let Some(trailers) = frame.trailers_mut() else {
+            self.tally.add(frame.data_ref().map_or(0, Bytes::len));
+            if self.content.is_end() {
+                self.tally.end();
+            }
+            return Some(frame);
+        };
+        canonical::strip_request_trailers(trailers);
+        let nothing_left = trailers.is_empty();
+        self.tally.end();
+        if nothing_left { None } else { Some(frame) }
+    }
+}
+
 impl http_body::Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(self.content.poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => self.tally.add(frame.data_ref().map_or(0, Bytes::len)),
-            Some(Err(_)) => {}
-            None => self.tally.end(),
-        }
-        if matches!(frame, Some(Ok(_))) && self.content.is_end() {
-            self.tally.end();
-        }
-        Poll::Ready(frame)
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let polled = match self.content.poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(self.passing(frame).map(Ok)),
+            Poll::Ready(Some(Err(error))) => {
+                self.tally.broken.store(true, Ordering::Release);
+                Poll::Ready(Some(Err(Cut::Broken(error))))
+            }
+            Poll::Ready(None) => {
+                self.tally.end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                self.tally.waiting.register(cx.waker());
+                Poll::Pending
+            }
+        };
+        // Asked last, so that what is found to be permitted has been counted.
+        if self.tally.is_stopped() { Poll::Ready(Some(Err(Cut::Over(h2::Reason::CANCEL.into())))) } else { polled }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.content.is_end()
+        let ended = self.content.is_end();
+        if ended {
+            // The end may have come alone, after the last frame; then nobody asks for a frame again.
+            self.tally.end();
+        }
+        ended
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -171,13 +234,18 @@ impl http_body::Body for ResponseBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(self.content.poll_frame(cx));
-        let ended = match &frame {
+        let mut frame = ready!(self.content.poll_frame(cx));
+        let ended = match &mut frame {
             Some(Ok(frame)) => {
                 if let (Some(ending), Some(data)) = (&mut self.ending, frame.data_ref()) {
                     ending.passed(data.len());
                 }
-                self.content.is_end()
+                if let Some(trailers) = frame.trailers_mut() {
+                    canonical::strip_response_trailers(trailers);
+                    true
+                } else {
+                    self.content.is_end()
+                }
             }
             Some(Err(_)) => {
                 if let Some(ending) = self.ending.take() {

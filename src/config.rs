@@ -4,6 +4,7 @@
 //! once with its place, so that nothing behind this module checks a value again or reads the environment.
 
 pub mod document;
+pub mod file;
 pub mod problem;
 pub mod ready;
 pub mod settings;
@@ -20,13 +21,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::credential;
+pub use file::{File, Fixed};
 pub use problem::{Problem, Problems};
 
 /// Everything that one sidecar needs to run.
 #[derive(Debug)]
 pub struct Config {
     /// The file that it was read from, which is read again on change.
-    pub file: Option<PathBuf>,
+    pub file: Option<File>,
     /// Whether policy is enforced or only recorded.
     pub mode: Mode,
     /// How deep control goes.
@@ -92,7 +94,8 @@ pub struct Agent {
     pub pod: Option<String>,
     /// The pod's labels.
     pub labels: BTreeMap<String, String>,
-    /// How well the agent is fenced in.
+    /// How well the agent is fenced in. Always `L0` under `tollgate run`, which can't see what stands around it; raised by
+    /// who puts up a fence, as `tollgate exec` does.
     pub assurance: Assurance,
 }
 
@@ -142,7 +145,7 @@ pub struct Tls {
 }
 
 /// The configured destinations, matched by host name and port.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Upstreams {
     exact: std::collections::HashMap<String, Vec<Arc<Upstream>>>,
     suffix: Vec<(String, Arc<Upstream>)>,
@@ -384,6 +387,11 @@ impl Upstreams {
     pub fn covers_name(&self, host: &str) -> bool {
         self.exact.contains_key(host)
             || self.suffix.iter().any(|(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix.as_str()))
+    }
+
+    /// The destination of this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.all.iter().find(|upstream| &*upstream.name == name)
     }
 
     /// All of them, in the order of their names.

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    call::http::Scheme,
+    call::http::{CanonicalHost, Scheme},
     config::{Protocol, TlsMode, Upstream},
     exchange,
     listener::{Destination, proxy},
@@ -316,10 +316,7 @@ fn agreed_name(destination: &Destination, sni: Option<&str>) -> Result<(Arc<str>
 
 /// The canonical host of a dialled address.
 pub fn literal_host(addr: SocketAddr) -> String {
-    match addr.ip().to_canonical() {
-        std::net::IpAddr::V4(v4) => v4.to_string(),
-        std::net::IpAddr::V6(v6) => format!("[{v6}]"),
-    }
+    CanonicalHost::from(addr.ip()).into_string()
 }
 
 fn is_literal(host: &str) -> bool {

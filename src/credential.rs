@@ -11,6 +11,7 @@ pub mod store;
 
 #[cfg(test)]
 mod endpoint;
+mod entries;
 mod entry;
 mod revocation;
 
@@ -176,6 +177,14 @@ impl Credential {
                 parts.uri = with_parameter(&parts.uri, name, pair).ok_or(CredentialRefusal::Malformed)?;
                 Ok(())
             }
+        }
+    }
+
+    /// The header that it goes onto a request in, if it goes in one.
+    pub fn header(&self) -> Option<&HeaderName> {
+        match &self.placed {
+            Placed::Header(name, _) => Some(name),
+            Placed::Query(..) => None,
         }
     }
 

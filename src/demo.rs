@@ -8,7 +8,7 @@ pub mod story;
 pub mod world;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::Path,
     time::Duration,
 };
@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    cli::Output,
     config::Config,
     shutdown::Drain,
     sidecar::{Listeners, Sidecar},
@@ -27,22 +28,14 @@ use agent::Agent;
 use story::{Scene, Step, Told};
 use world::World;
 
-/// How the demonstration is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    /// A line for each call.
-    Text,
-    /// A JSON document for each call, and one for the trace.
-    Json,
-}
-
-/// Runs the demonstration. Returns whether everything went as told.
+/// Runs the demonstration and tells it to `out`, in JSON as one document for each call and one for the trace. Returns
+/// whether everything went as told.
 ///
 /// # Errors
 /// What kept it from starting, or an output that can't be written.
-pub async fn run(output: Output) -> anyhow::Result<bool> {
+pub async fn run(output: Output, colour: bool, out: &mut dyn Write) -> anyhow::Result<bool> {
     let drain = Drain::new();
-    let world = World::start(&drain).await?;
+    let world = World::start(&drain, story::key()).await?;
     let scratch = tempfile::tempdir()?;
     let config = configuration(&world, scratch.path())?;
     let listeners = Listeners::bind(&config.listen).await?;
@@ -56,7 +49,7 @@ pub async fn run(output: Output) -> anyhow::Result<bool> {
     }));
 
     let scene = Scene { agent, world: &world };
-    let told = tell(scene, spans, output).await;
+    let told = tell(scene, spans, Narrator { output, colour, out }).await;
     let _ = stop.send(());
     serving.await?;
     drain.stop(Duration::ZERO).await;
@@ -66,9 +59,8 @@ pub async fn run(output: Output) -> anyhow::Result<bool> {
 async fn tell(
     scene: Scene<'_>,
     mut spans: mpsc::UnboundedReceiver<FinishedSpan>,
-    output: Output,
+    mut narrator: Narrator<'_>,
 ) -> anyhow::Result<bool> {
-    let mut narrator = Narrator { output, colour: io::stdout().is_terminal() };
     narrator.begin(&scene)?;
     let mut as_told = true;
     let mut first: Vec<FinishedSpan> = Vec::new();
@@ -82,45 +74,49 @@ async fn tell(
     }
     ensure!(!first.is_empty(), "the first call left no span");
     narrator.trace(&first)?;
+    as_told &= scene.world.key_seen() == 0;
     narrator.end(as_told, scene.world)?;
     Ok(as_told)
 }
 
-struct Narrator {
+struct Narrator<'a> {
     output: Output,
     colour: bool,
+    out: &'a mut dyn Write,
 }
 
-impl Narrator {
+impl Narrator<'_> {
     fn begin(&mut self, scene: &Scene<'_>) -> io::Result<()> {
         if self.output == Output::Json {
             return Ok(());
         }
-        let mut out = io::stdout().lock();
-        writeln!(out, "An agent with a long-lived key in hand ({}…) makes ten calls.", &story::key()[..8])?;
+        writeln!(self.out, "An agent with a long-lived key in hand ({}…) makes ten calls.", &story::key()[..8])?;
         writeln!(
-            out,
+            self.out,
             "Its origin at {} accepts only tokens that the issuer gave out for this run.\n",
             scene.world.origin
         )
     }
 
     fn call(&mut self, number: usize, step: &Step, told: &Told) -> io::Result<()> {
-        let mut out = io::stdout().lock();
         if self.output == Output::Json {
             let document = json!({
                 "call": number, "sent": step.line(), "with": step.carried, "status": told.status, "decision": told.decision,
                 "reason": told.reason, "cached": told.cached, "origin": told.origin, "added_us": told.added.as_micros(),
                 "as_told": told.as_expected(),
             });
-            return writeln!(out, "{document}");
+            return writeln!(self.out, "{document}");
         }
         let mark = if told.as_expected() { self.paint("32", "ok") } else { self.paint("31", "NOT AS TOLD") };
-        writeln!(out, "{number:>2}  {:<52} {} {}  {mark}", step.line(), told.status, told.decision)?;
-        let cache = if told.cached { "from the cache" } else { "evaluated" };
+        writeln!(self.out, "{number:>2}  {:<52} {} {}  {mark}", step.line(), told.status, told.decision)?;
+        let cache = match told.cached {
+            Some(true) => "from the cache",
+            Some(false) => "evaluated",
+            None => "refused before policy",
+        };
         let reason = if told.reason.is_empty() { step.why } else { &told.reason };
         writeln!(
-            out,
+            self.out,
             "    agent sent {}; origin saw {}; {reason}; {cache}; {} µs added",
             step.carried,
             told.origin,
@@ -129,19 +125,18 @@ impl Narrator {
     }
 
     fn trace(&mut self, spans: &[FinishedSpan]) -> io::Result<()> {
-        let mut out = io::stdout().lock();
         if self.output == Output::Json {
             let spans: Vec<_> = spans
                 .iter()
                 .map(|span| json!({"name": span.name, "span_id": span.span_id.to_string(), "us": span.duration.as_micros()}))
                 .collect();
-            return writeln!(out, "{}", json!({"trace": spans}));
+            return writeln!(self.out, "{}", json!({"trace": spans}));
         }
-        writeln!(out, "\nThe trace of the first call:")?;
+        writeln!(self.out, "\nThe trace of the first call:")?;
         for span in spans.iter().filter(|span| span.attribute("tollgate.decision").is_some()) {
-            writeln!(out, "  {} {} µs", span.name, span.duration.as_micros())?;
+            writeln!(self.out, "  {} {} µs", span.name, span.duration.as_micros())?;
             for child in spans.iter().filter(|child| child.parent_id == Some(span.span_id)) {
-                writeln!(out, "  ├─ {} {} µs", child.name, child.duration.as_micros())?;
+                writeln!(self.out, "  ├─ {} {} µs", child.name, child.duration.as_micros())?;
             }
             for name in [
                 "server.address",
@@ -151,7 +146,7 @@ impl Narrator {
                 "tollgate.credential.fingerprint",
             ] {
                 if let Some(value) = span.attribute(name) {
-                    writeln!(out, "  │  {name} = {value}")?;
+                    writeln!(self.out, "  │  {name} = {value}")?;
                 }
             }
         }
@@ -159,12 +154,17 @@ impl Narrator {
     }
 
     fn end(&mut self, as_told: bool, world: &World) -> io::Result<()> {
-        let mut out = io::stdout().lock();
+        let (issued, key_seen) = (world.issued(), world.key_seen());
         if self.output == Output::Json {
-            return writeln!(out, "{}", json!({"as_told": as_told, "tokens_issued": world.issued()}));
+            let document = json!({"as_told": as_told, "tokens_issued": issued, "key_seen_by_origin": key_seen});
+            return writeln!(self.out, "{document}");
         }
         let verdict = if as_told { "Everything went as told" } else { "Something did not go as told" };
-        writeln!(out, "\n{verdict}. Tokens issued: {}. The agent's own key reached the origin: never.", world.issued())
+        let reached = match key_seen {
+            0 => "never".to_owned(),
+            count => format!("in {count} requests"),
+        };
+        writeln!(self.out, "\n{verdict}. Tokens issued: {issued}. The agent's own key reached the origin: {reached}.")
     }
 
     fn paint(&self, code: &str, text: &str) -> String {

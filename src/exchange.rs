@@ -22,7 +22,7 @@ use crate::{
     audit::{CredentialFacts, DecisionFacts, Phase, Record},
     body::{RequestBody, ResponseBody},
     call::{HttpCall, Protocol, http as canonical},
-    config::{Mode, Upstream},
+    config::{Mode, TlsMode, Upstream},
     connection::{self, Connection},
     credential::Credential,
     origin::{Reply, Route},
@@ -33,7 +33,7 @@ use crate::{
     telemetry::trace::TraceContext,
     tunnel,
 };
-use question::{Described, Held, Question};
+use question::{Held, Question};
 
 /// Answers one request of the agent.
 pub async fn serve(
@@ -141,6 +141,9 @@ impl Exchange<'_> {
         }
         let upstream = connection::find(&self.generation, &call.host, call.port)?;
         self.record.facts.upstream = Some(Arc::clone(&upstream));
+        if upstream.tls == TlsMode::Passthrough {
+            return Err(Refusal::UnsupportedProtocol("this destination is reached through a tunnel of TLS only"));
+        }
         if upstream.credential.is_some() && call.has_encoded_slash() {
             // Origins differ in what they take it for, and this call would carry a credential.
             return Err(Refusal::MalformedRequest("the path has an encoded slash"));
@@ -155,31 +158,30 @@ impl Exchange<'_> {
         http: HttpCall,
         upstream: Arc<Upstream>,
     ) -> Result<(Question, RequestBody), Refusal> {
-        let task = self.sidecar.task()?;
-        self.record.facts.task = Some(Arc::clone(&task));
-        let held = Held { budget: self.sidecar.inspection(), limits: self.sidecar.limits(), shape: &mut self.shape };
-        let described = Described {
-            parts,
-            http,
-            upstream,
-            task,
-            agent: Arc::clone(self.sidecar.agent()),
-            secrets: self.record.facts.secrets.clone(),
+        let tls = match http.scheme {
+            canonical::Scheme::Http => "none",
+            canonical::Scheme::Https => "intercept",
         };
-        let (question, body) = question::ask(described, body, held).await?;
-        self.record.facts.call.protocol = Some(question.call.protocol);
-        self.record.facts.call.effect = Some(question.call.effect);
-        if let Some(mcp) = &question.call.mcp {
+        let held = Held { budget: self.sidecar.inspection(), limits: self.sidecar.limits(), shape: &mut self.shape };
+        let (call, body) = question::read(parts, http, &upstream, body, held).await?;
+        self.record.facts.call.protocol = Some(call.protocol);
+        self.record.facts.call.effect = Some(call.effect);
+        if let Some(mcp) = &call.mcp {
             self.record.facts.call.mcp_method = Some(secret::redact(&mcp.method).to_owned().into());
             self.record.facts.call.mcp_tool = mcp.tool.as_deref().map(|tool| secret::redact(tool).to_owned().into());
         }
-        Ok((question, body))
+        // After the body, so that a refusal can name the request that it answers.
+        let task = self.sidecar.task()?;
+        self.record.facts.task = Some(Arc::clone(&task));
+        let agent = Arc::clone(self.sidecar.agent());
+        let secrets = self.record.facts.secrets.clone();
+        Ok((Question { call, upstream, task, agent, secrets, tls }, body))
     }
 
     fn decide(&mut self, question: &Question) -> Result<Permit, Refusal> {
         let begun = Instant::now();
-        let decision = self.generation.policy.decide(&question.input(), self.sidecar.mode());
-        note_decision(&mut self.record, &decision, self.sidecar.mode(), begun);
+        let decision = self.generation.policy.decide(&question.input(), self.generation.mode);
+        note_decision(&mut self.record, &decision, self.generation.mode, begun);
         decision.outcome.map_err(Refusal::Denied)
     }
 
@@ -191,7 +193,7 @@ impl Exchange<'_> {
         }
         let begun = Instant::now();
         let store = self.sidecar.credentials();
-        let mut obtaining = pin!(store.obtain(declaration, &question.upstream.name, permit, &question.task));
+        let mut obtaining = pin!(store.obtain(declaration, &question.upstream, permit, &question.task));
         let obtained = match obtaining.as_mut().now_or_never() {
             // One that is at hand took no time worth a span.
             Some(obtained) => obtained.map_err(Refusal::Credential),
@@ -230,6 +232,9 @@ impl Exchange<'_> {
         parts.uri = question.call.http.origin_form()?.into();
         parts.headers = headers;
         if let Some(credential) = credential {
+            if let Some(name) = credential.header() {
+                canonical::strip_twins(&mut parts.headers, name);
+            }
             credential.apply(&mut parts).map_err(Refusal::Credential)?;
         }
         Ok(Request::from_parts(parts, body))

@@ -30,6 +30,7 @@ use self::{allow::Allow, environment::Scratch, fence::Fence, handover::Sockets, 
 use crate::{
     config::{Config, HostPattern, StaticTask, Upstreams},
     credential::{SecretPlace, Source},
+    policy::bundle::LoadError,
     sidecar::{Listeners, Sidecar},
     tls::truststore,
 };
@@ -91,6 +92,7 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Self::Configuration(_) => 78,
+            Self::Sidecar(error) if error.is::<LoadError>() => 78,
             Self::Fence(_) | Self::Sidecar(_) | Self::System(_) => 69,
             Self::Command { not_found: true, .. } => 127,
             Self::Command { not_found: false, .. } => 126,

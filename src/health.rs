@@ -1,12 +1,14 @@
 //! Tells the kubelet and Prometheus how the sidecar is: `/livez`, `/readyz`, `/startupz`, `/metrics`.
 //!
-//! Read only, GET and HEAD, and nothing here touches the path of a call. Ready means that every task of the start is done
-//! and that the sidecar is not stopping.
+//! Read only, GET and HEAD, and nothing here touches the path of a call. It is served once everything is ready, so all
+//! that is left to tell is whether the sidecar stops.
 
 use std::{
-    collections::BTreeSet,
     convert::Infallible,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,87 +22,35 @@ use tokio::{
     sync::Semaphore,
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Metrics;
 
-/// What stands between the sidecar and being ready. Cheap to clone.
+/// Whether calls are served. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<Mutex<State>>);
-
-#[derive(Debug, Default)]
-struct State {
-    pending: BTreeSet<&'static str>,
-    started: bool,
-    stopping: bool,
-}
-
-/// A task that readiness waits for; done when dropped.
-#[derive(Debug)]
-#[must_use = "the task is done as soon as this is dropped"]
-pub struct Pending {
-    readiness: Readiness,
-    name: &'static str,
+pub struct Readiness {
+    stopping: Arc<AtomicBool>,
 }
 
 impl Readiness {
-    /// Nothing is waited for. Register every task before the first is dropped.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Waits for this task until the guard is dropped.
-    pub fn task(&self, name: &'static str) -> Pending {
-        self.lock().pending.insert(name);
-        Pending { readiness: self.clone(), name }
-    }
-
     /// From now on not ready: the sidecar stops.
     pub fn stop(&self) {
-        self.lock().stopping = true;
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Whether calls are served.
     pub fn is_ready(&self) -> bool {
-        let state = self.lock();
-        state.pending.is_empty() && !state.stopping
-    }
-
-    /// Why it is not ready, one reason a line; empty when it is.
-    fn reasons(&self) -> Vec<&'static str> {
-        let state = self.lock();
-        state.pending.iter().copied().chain(state.stopping.then_some("stopping")).collect()
-    }
-
-    fn started(&self) -> bool {
-        let mut state = self.lock();
-        state.started |= state.pending.is_empty();
-        state.started
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        !self.stopping.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Pending {
-    fn drop(&mut self) {
-        let mut state = self.readiness.lock();
-        state.pending.remove(self.name);
-        state.started |= state.pending.is_empty();
-        tracing::debug!(task = self.name, "done");
-    }
-}
-
-/// Serves until `shutdown`. Keep it up while calls are finished, so that the kubelet sees why the pod is not ready.
-pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+/// Serves until it is dropped. Keep it up while calls are finished, so that the kubelet sees why the pod is not ready.
+pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         let slot = Arc::clone(&slots).acquire_owned();
         let accepted = async { (slot.await, listener.accept().await) };
         tokio::select! {
-            () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => {}
             (slot, accepted) = accepted => match accepted {
                 Ok((stream, _)) => {
@@ -141,13 +91,8 @@ fn answer(method: &Method, path: &str, readiness: &Readiness, metrics: &Metrics)
         return response;
     }
     match path {
-        "/livez" => text(StatusCode::OK, PLAIN, "ok\n"),
-        "/startupz" if readiness.started() => text(StatusCode::OK, PLAIN, "ok\n"),
-        "/readyz" if readiness.is_ready() => text(StatusCode::OK, PLAIN, "ok\n"),
-        "/startupz" | "/readyz" => {
-            let reasons = readiness.reasons().join("\n") + "\n";
-            text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, reasons)
-        }
+        "/readyz" if !readiness.is_ready() => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "stopping\n"),
+        "/livez" | "/readyz" | "/startupz" => text(StatusCode::OK, PLAIN, "ok\n"),
         "/metrics" => text(StatusCode::OK, OPEN_METRICS, metrics.encode()),
         _ => text(StatusCode::NOT_FOUND, PLAIN, "/livez /readyz /startupz /metrics\n"),
     }
@@ -178,24 +123,17 @@ mod tests {
     }
 
     #[test]
-    fn ready_only_when_every_task_is_done_and_never_while_stopping() {
-        let readiness = Readiness::new();
-        let (policy, listener) = (readiness.task("policy"), readiness.task("listener"));
-        assert_eq!(readiness.reasons(), ["listener", "policy"]);
-        drop(policy);
-        assert_eq!((ask(Method::GET, "/readyz", &readiness), ask(Method::GET, "/startupz", &readiness)), (503, 503));
-        drop(listener);
-        assert_eq!((ask(Method::GET, "/readyz", &readiness), ask(Method::GET, "/startupz", &readiness)), (200, 200));
-        let reload = readiness.task("policy");
-        assert_eq!((ask(Method::GET, "/readyz", &readiness), ask(Method::GET, "/startupz", &readiness)), (503, 200));
-        drop(reload);
+    fn a_sidecar_that_stops_is_alive_and_not_ready() {
+        let readiness = Readiness::default();
+        let ask = |path| ask(Method::GET, path, &readiness);
+        assert_eq!((ask("/livez"), ask("/startupz"), ask("/readyz")), (200, 200, 200));
         readiness.stop();
-        assert_eq!((ask(Method::GET, "/readyz", &readiness), ask(Method::GET, "/livez", &readiness)), (503, 200));
+        assert_eq!((ask("/livez"), ask("/startupz"), ask("/readyz")), (200, 200, 503));
     }
 
     #[test]
     fn only_reading_is_possible_and_only_what_is_listed() {
-        let readiness = Readiness::new();
+        let readiness = Readiness::default();
         for (method, path, status) in [
             (Method::GET, "/metrics", 200),
             (Method::HEAD, "/livez", 200),
@@ -210,17 +148,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_served_until_shutdown() {
+    async fn it_is_served_until_it_is_dropped() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound address");
-        let shutdown = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, Readiness::new(), Arc::default(), shutdown.clone()));
+        let served = tokio::spawn(serve(listener, Readiness::default(), Arc::default()));
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("it reads");
         let mut text = String::new();
         stream.read_to_string(&mut text).await.expect("it answers");
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("# EOF\n"), "{text}");
-        shutdown.cancel();
-        served.await.expect("it ends");
+        served.abort();
+        assert!(served.await.is_err_and(|error| error.is_cancelled()));
+        assert!(TcpStream::connect(address).await.is_err());
     }
 }

@@ -87,7 +87,8 @@ impl Origins {
     /// origin is never repeated.
     ///
     /// # Errors
-    /// The refusals of opening a connection, [`Refusal::OriginTimeout`] and [`Refusal::OriginProtocol`].
+    /// The refusals of opening a connection, [`Refusal::OriginTimeout`], [`Refusal::OriginProtocol`], and
+    /// [`Refusal::BodyIncomplete`] when it is the agent who broke off.
     pub async fn send(
         &self,
         _permit: &Permit,
@@ -148,7 +149,7 @@ impl Origins {
                 }
                 *request.version_mut() = Version::HTTP_11;
                 request.headers_mut().insert(HOST, open.host.clone());
-                let response = answered(open.sender.try_send_request(request)).await?;
+                let response = answered(open.sender.try_send_request(request), sent).await?;
                 let peer = open.peer;
                 let lease = Http1Lease { pool: self.pool.clone(), route: route.clone(), open, sent: Arc::clone(sent) };
                 Ok(Reply { response, peer, connected: None, lease: Lease(Some(lease)) })
@@ -161,7 +162,7 @@ impl Origins {
                 request.headers_mut().remove(HOST);
                 let origin_form = std::mem::take(request.uri_mut());
                 *request.uri_mut() = absolute(origin_form, route.scheme, open.authority.clone());
-                let response = answered(open.sender.try_send_request(request)).await.map_err(into_origin_form)?;
+                let response = answered(open.sender.try_send_request(request), sent).await.map_err(into_origin_form)?;
                 Ok(Reply { response, peer: open.peer, connected: None, lease: Lease(None) })
             }
         }
@@ -202,11 +203,13 @@ enum Unsent {
 
 async fn answered(
     answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+    sent: &Tally,
 ) -> Result<Response<Incoming>, Unsent> {
     match timeout(ANSWER_LIMIT, answer).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(mut error)) => Err(match error.take_message() {
             Some(request) => Unsent::Returned(Box::new(request)),
+            None if sent.broken() => Unsent::Refused(Refusal::BodyIncomplete),
             None => Unsent::Refused(Refusal::OriginProtocol),
         }),
         Err(_) => Err(Unsent::Refused(Refusal::OriginTimeout)),

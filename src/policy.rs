@@ -122,6 +122,17 @@ pub enum CacheUse {
     Bypass,
 }
 
+impl CacheUse {
+    /// As it stands in records and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
 impl Policy {
     /// Compiles what was read. What could surprise later is refused here. How long that takes is not bounded, so
     /// texts from elsewhere are tried in a child process first, by [`trial`].

@@ -49,6 +49,8 @@ pub enum Refusal {
     AgentTls,
     /// The task that the call belongs to has ended.
     TaskExpired,
+    /// The configuration of an open tunnel's destination has changed.
+    DestinationChanged,
     /// The destination's credential could not be had.
     Credential(CredentialRefusal),
     /// The destination has a credential, and this leg is not verified TLS.
@@ -115,6 +117,7 @@ impl Refusal {
             Self::UnsupportedProtocol(_) => "unsupported_protocol",
             Self::AgentTls => "agent_tls",
             Self::TaskExpired => "task_expired",
+            Self::DestinationChanged => "destination_changed",
             Self::Credential(why) => match why {
                 CredentialRefusal::Unavailable => "credential_unavailable",
                 CredentialRefusal::Timeout => "credential_timeout",
@@ -148,6 +151,7 @@ impl Refusal {
             | Self::UnsupportedProtocol(_)
             | Self::AgentTls
             | Self::TaskExpired
+            | Self::DestinationChanged
             | Self::CredentialCleartext => StatusCode::FORBIDDEN,
             Self::MalformedRequest(_) | Self::MalformedMessage { .. } | Self::BodyIncomplete => StatusCode::BAD_REQUEST,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -178,9 +182,10 @@ impl Refusal {
             | Self::UnknownProtocol
             | Self::AgentTls => Class::AgentProtocol,
             Self::NameMismatch(_) | Self::AddressForbidden(_) | Self::OwnAddress => Class::Security,
-            Self::UnknownDestination | Self::UnsupportedProtocol(_) | Self::CredentialCleartext => {
-                Class::Misconfiguration
-            }
+            Self::UnknownDestination
+            | Self::UnsupportedProtocol(_)
+            | Self::DestinationChanged
+            | Self::CredentialCleartext => Class::Misconfiguration,
             Self::TaskExpired => Class::MissingTask,
             Self::Credential(_) => Class::Credential,
             Self::OriginUnresolved
@@ -229,6 +234,7 @@ impl Refusal {
             Self::UnsupportedProtocol(what) => (*what).into(),
             Self::AgentTls => "the TLS handshake with the agent failed".into(),
             Self::TaskExpired => "the task has ended".into(),
+            Self::DestinationChanged => "the configuration of this destination has changed".into(),
             Self::Credential(why) => match why {
                 CredentialRefusal::Unavailable => "the credential for this destination can't be had now".into(),
                 CredentialRefusal::Timeout => {
@@ -270,7 +276,7 @@ impl Refusal {
                     "Choose a call that the task permits, or ask the person who gave the task.",
                 ],
                 DenialKind::ApprovalRequired => {
-                    &["Ask a person to approve this call.", "Go on with calls that need no approval."]
+                    &["Approvals can't be given in this version.", "Go on with calls that need no approval."]
                 }
                 DenialKind::Undecided(_) => {
                     &["Do not repeat this call.", "Report the decision id to the owner of the policy."]
@@ -283,6 +289,7 @@ impl Refusal {
             Self::BodyTooLarge => &["Send a smaller body, or split the call."],
             Self::NameMismatch(_) => &["Open a new connection to the host that the request names."],
             Self::TaskExpired => &["Stop, and ask for a new task."],
+            Self::DestinationChanged => &["Open a new connection."],
             Self::UnknownDestination => {
                 &["Do not repeat this call.", "Ask the platform team to add the destination, if the task needs it."]
             }
@@ -307,8 +314,8 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Denied(denial) => match denial.kind {
-                DenialKind::ApprovalRequired => Some(Duration::from_secs(50)),
-                DenialKind::Rule | DenialKind::Undecided(_) => None,
+                // Nothing can grant an approval yet, so waiting for one is of no use.
+                DenialKind::ApprovalRequired | DenialKind::Rule | DenialKind::Undecided(_) => None,
             },
             Self::Credential(CredentialRefusal::Unavailable | CredentialRefusal::Timeout)
             | Self::InspectionFull
@@ -339,6 +346,7 @@ impl Refusal {
             | Self::UnsupportedProtocol(_)
             | Self::AgentTls
             | Self::TaskExpired
+            | Self::DestinationChanged
             | Self::CredentialCleartext
             | Self::OriginCertificate(_)
             | Self::Panicked => None,

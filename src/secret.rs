@@ -1,9 +1,11 @@
 //! Takes away what the agent brought.
 //!
 //! [`strip`] removes headers, query parameters and user information that carry secrets, and notes the kind and place of
-//! each, never its value. What is noted here is all that policy, records and spans learn.
+//! each, never its value. What is noted here is all that policy, records and spans learn. What must travel on although it
+//! holds a secret (a path, a tool's arguments) is shown to them without it: see [`mask`].
 
 pub mod detect;
+pub mod mask;
 pub mod strip;
 
 use std::borrow::Cow;
@@ -19,25 +21,24 @@ pub struct Found {
     pub place: Cow<'static, str>,
 }
 
-/// The path as records and spans may show it: a segment that holds a secret of a known format is `REDACTED`.
+/// The path as policy, records and spans may show it: a secret of a known format in it is `REDACTED`.
 pub fn redact_path(path: &str) -> Cow<'_, str> {
     if segment_kinds(path).next().is_none() {
         return Cow::Borrowed(path);
     }
-    let shown = |segment| if segment_kind(segment).is_some() { "REDACTED" } else { segment };
     let mut redacted = String::with_capacity(path.len());
     for (index, segment) in path.split('/').enumerate() {
         if index > 0 {
             redacted.push('/');
         }
-        redacted.push_str(shown(segment));
+        redacted.push_str(&mask::encoded_segment(segment));
     }
     Cow::Owned(redacted)
 }
 
 /// A text of the agent's as records and spans may show it: `REDACTED` where it is a secret of a known format.
 pub fn redact(text: &str) -> &str {
-    if detect::find(text.as_bytes()).is_some() { "REDACTED" } else { text }
+    if detect::find(text.as_bytes()).is_some() { mask::REDACTED } else { text }
 }
 
 /// The kinds of the secrets that stand in this path, which can't be removed without making another call of it.
@@ -69,6 +70,6 @@ mod tests {
         for secret in [&pat, &bot, &hidden] {
             assert_eq!(redact_path(&format!("/v1/{secret}/send")), "/v1/REDACTED/send");
         }
-        assert_eq!(redact_path(&format!("/x/token={pat}")), "/x/REDACTED");
+        assert_eq!(redact_path(&format!("/x/token={pat}")), "/x/token=REDACTED");
     }
 }

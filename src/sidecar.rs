@@ -9,10 +9,7 @@ pub mod reload;
 use std::{
     future::Future,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -30,7 +27,11 @@ use crate::{
     health::Readiness,
     listener::dns::Names,
     origin::{Origins, connect::Connector},
-    policy::{Policy, bundle::Sources, trial},
+    policy::{
+        Policy,
+        bundle::{LoadError, Sources},
+        trial::Trial,
+    },
     refusal::Refusal,
     shutdown::Drain,
     task::Task,
@@ -52,14 +53,11 @@ pub async fn run(listeners: Listeners, config: Config, shutdown: impl Future<Out
 /// What all connections share.
 pub struct Sidecar {
     agent: Arc<Agent>,
-    mode: Mode,
     profile: Profile,
     limits: Limits,
     task: Arc<Task>,
-    no_task: Arc<Task>,
     generation: ArcSwap<Generation>,
     changes: watch::Sender<u64>,
-    numbers: AtomicU64,
     authority: Arc<Authority>,
     agent_tls: AgentTls,
     origin_tls: Arc<OriginTls>,
@@ -68,19 +66,21 @@ pub struct Sidecar {
     recorder: Recorder,
     audit: Option<audit::file::Log>,
     spans: Spans,
-    inspection: Semaphore,
+    inspection: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     drain: Drain,
     names: Arc<Names>,
     readiness: Readiness,
     own: Vec<SocketAddr>,
-    plan: reload::Plan,
+    begun: Arc<reload::Loaded>,
 }
 
 /// What a reload swaps, whole or not at all.
 pub struct Generation {
     /// Rises with every swap.
     pub number: u64,
+    /// Whether policy is enforced.
+    pub mode: Mode,
     /// Decides.
     pub policy: Policy,
     /// Where calls may go.
@@ -111,9 +111,10 @@ impl Sidecar {
         listeners: &Listeners,
         tap: Option<UnboundedSender<FinishedSpan>>,
     ) -> anyhow::Result<Arc<Self>> {
-        let plan = reload::Plan::of(&config);
-        let policy_settings = config.policy.clone();
-        let policy = tokio::task::spawn_blocking(move || compile(&policy_settings)).await??;
+        let settings = config.policy.clone();
+        let policy = tokio::task::spawn_blocking(move || compile(&settings)).await??;
+        let begun =
+            reload::Loaded { file: config.file, policy: config.policy, revision: Arc::clone(policy.revision()) };
         let origin_tls = Arc::new(OriginTls::new(&config.tls).context("the roots that verify origins")?);
         let authority = Arc::new(Authority::open(config.tls.authority_dir.as_deref())?);
         if let Some(path) = &config.tls.trust_bundle {
@@ -136,15 +137,13 @@ impl Sidecar {
         let drain = Drain::new();
         let connector = Connector::new(Arc::clone(&origin_tls), own.clone(), config.limits.connect, drain.clone());
         let events = credential_events(metrics);
+        let upstreams = Arc::new(config.upstreams);
         let sidecar = Self {
-            mode: config.mode,
             profile: config.profile,
             limits: config.limits,
             task: Arc::new(Task::open(config.task.as_ref(), SystemTime::now())),
-            no_task: Arc::new(Task::none()),
-            generation: ArcSwap::from_pointee(Generation { number: 1, policy, upstreams: Arc::new(config.upstreams) }),
+            generation: ArcSwap::from_pointee(Generation { number: 1, mode: config.mode, policy, upstreams }),
             changes: watch::Sender::new(1),
-            numbers: AtomicU64::new(1),
             agent_tls: AgentTls::new(Arc::clone(&authority)),
             authority,
             origins: Origins::new(connector),
@@ -153,11 +152,11 @@ impl Sidecar {
             recorder,
             audit,
             spans,
-            inspection: Semaphore::new(config.limits.inspect_total),
+            inspection: Arc::new(Semaphore::new(config.limits.inspect_total)),
             connections: Arc::new(Semaphore::new(config.limits.connections)),
             names: Arc::new(Names::default()),
             readiness: Readiness::default(),
-            plan,
+            begun: Arc::new(begun),
             agent,
             drain,
             own,
@@ -192,19 +191,20 @@ impl Sidecar {
         }
     }
 
-    /// Swaps in another configuration's policy, data, destinations and credentials.
-    ///
-    /// # Errors
-    /// Why it can't be used; the running one stays in place.
-    pub fn swap(&self, (policy, upstreams): (config::Policy, Upstreams)) -> anyhow::Result<()> {
-        let policy = compile(&policy)?;
+    /// Swaps in another mode, policy, data, destinations and credentials. Blocks while the policy is tried and compiled.
+    fn swap(&self, next: reload::Next) -> Result<reload::Loaded, LoadError> {
+        let reload::Next { file, mode, policy: settings, upstreams } = next;
+        let policy = compile(&settings)?;
         let revision = Arc::clone(policy.revision());
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        // Only one reload is under way at a time.
+        let number = self.generation.load().number + 1;
+        self.generation.store(Arc::new(Generation { number, mode, policy, upstreams: Arc::clone(&upstreams) }));
+        self.recorder.enter(mode);
         self.recorder.metrics().policy_revision(&revision);
-        self.generation.store(Arc::new(Generation { number, policy, upstreams: Arc::new(upstreams) }));
         self.changes.send_replace(number);
-        tracing::info!(number, revision = &*revision, "configuration swapped in");
-        Ok(())
+        self.credentials.retain(&upstreams);
+        tracing::info!(number, revision = &*revision, ?mode, "configuration swapped in");
+        Ok(reload::Loaded { file, policy: settings, revision })
     }
 
     async fn sweep(self: Arc<Self>) {
@@ -232,20 +232,14 @@ impl Sidecar {
     /// [`Refusal::TaskExpired`] once it has ended.
     pub fn task(&self) -> Result<Arc<Task>, Refusal> {
         match self.task.remaining(SystemTime::now()) {
-            None => Ok(Arc::clone(if self.task.id.is_empty() { &self.no_task } else { &self.task })),
             Some(Duration::ZERO) => Err(Refusal::TaskExpired),
-            Some(_) => Ok(Arc::clone(&self.task)),
+            Some(_) | None => Ok(Arc::clone(&self.task)),
         }
     }
 
     /// The agent beside this sidecar.
     pub fn agent(&self) -> &Arc<Agent> {
         &self.agent
-    }
-
-    /// Whether policy is enforced.
-    pub fn mode(&self) -> Mode {
-        self.mode
     }
 
     /// How deep control goes.
@@ -274,7 +268,7 @@ impl Sidecar {
     }
 
     /// The room for bodies that policy must see.
-    pub fn inspection(&self) -> &Semaphore {
+    pub fn inspection(&self) -> &Arc<Semaphore> {
         &self.inspection
     }
 
@@ -303,21 +297,6 @@ impl Sidecar {
         &self.authority
     }
 
-    /// The names that our resolver gave addresses for.
-    pub fn names(&self) -> &Arc<Names> {
-        &self.names
-    }
-
-    /// Whether it is ready.
-    pub fn readiness(&self) -> &Readiness {
-        &self.readiness
-    }
-
-    /// The addresses that it listens on.
-    pub fn own(&self) -> &[SocketAddr] {
-        &self.own
-    }
-
     /// Opens the audit file anew, after it was moved away.
     fn reopen_audit(&self) {
         if let Some(audit) = &self.audit {
@@ -327,15 +306,25 @@ impl Sidecar {
 }
 
 /// Reads, tries in a child process, and compiles. Takes tens of milliseconds and blocks.
-fn compile(settings: &config::Policy) -> anyhow::Result<Policy> {
+///
+/// # Errors
+/// Everything that keeps the policy from being used.
+pub fn compile(settings: &config::Policy) -> Result<Policy, LoadError> {
     let sources = Sources::read(settings)?;
-    let program = match &settings.program {
-        Some(program) => program.clone(),
-        None => std::env::current_exe().context("the path of this program, which tries policies in a child")?,
-    };
-    trial::run(&sources, settings, &program)?;
+    trial(settings)?.run(&sources, settings)?;
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    Ok(Policy::compile(sources, settings, workers)?)
+    Policy::compile(sources, settings, workers)
+}
+
+/// Where a policy is tried. A unit test is a program that can't try one: started again, it would run the tests.
+fn trial(settings: &config::Policy) -> Result<Trial, LoadError> {
+    match &settings.program {
+        Some(program) => Ok(Trial::Child(program.clone())),
+        None if cfg!(test) => Ok(Trial::InProcess),
+        None => std::env::current_exe().map(Trial::Child).map_err(|error| {
+            LoadError::one(format!("policy: cannot be tried: the path of this program is not known: {error}"))
+        }),
+    }
 }
 
 fn credential_events(metrics: Arc<Metrics>) -> credential::store::Events {

@@ -7,6 +7,7 @@
 pub mod logs;
 pub mod metrics;
 pub mod otlp;
+mod protobuf;
 pub mod spans;
 pub mod trace;
 

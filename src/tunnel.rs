@@ -1,9 +1,17 @@
 //! Bytes that pass unopened: only where the configuration says so and policy permitted it, never with a credential.
 //!
-//! A tunnel outlives the decision that began it. Whenever policy changes it is asked again, and closed on a no; so are
-//! WebSocket sessions, which are tunnels inside an exchange.
+//! A tunnel outlives the decision that began it, but not what was decided about. It ends with its task. Whenever the
+//! configuration changes, its destination is looked up anew: if bytes would now go another way it ends, else policy is
+//! asked again, and a no ends it. So it is with WebSocket sessions, which are tunnels inside an exchange.
 
-use std::{io, sync::Arc, time::Instant};
+mod counted;
+
+use std::{
+    future, io,
+    pin::pin,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
@@ -11,18 +19,22 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
     net::TcpStream,
+    time::sleep,
 };
 
 use crate::{
     audit::Record,
     call::{BodyFacts, Call, Effect, HttpCall, Protocol, http::Scheme},
-    config, connection,
+    config::{self, Upstream},
+    connection,
     exchange::{self, question::Question},
     origin::Route,
     policy::Permit,
     refusal::Refusal,
     sidecar::{Generation, Sidecar},
+    task::Task,
 };
+use counted::Counted;
 
 /// A tunnel that policy permitted and that has not begun.
 pub struct Admitted {
@@ -44,7 +56,7 @@ pub struct Session {
     pub question: Question,
     /// Finished when the tunnel ends.
     pub record: Record,
-    /// The configuration under which it was permitted.
+    /// The configuration under which it was permitted last.
     pub generation: Arc<Generation>,
 }
 
@@ -98,8 +110,8 @@ fn ask(
     let secrets = record.facts.secrets.clone();
     let question = Question { call, upstream, task, agent, secrets, tls: "passthrough" };
     let begun = Instant::now();
-    let decision = generation.policy.decide(&question.input(), sidecar.mode());
-    exchange::note_decision(record, &decision, sidecar.mode(), begun);
+    let decision = generation.policy.decide(&question.input(), generation.mode);
+    exchange::note_decision(record, &decision, generation.mode, begun);
     decision.outcome.map(|permit| (permit, question)).map_err(Refusal::Denied)
 }
 
@@ -160,12 +172,13 @@ impl Session {
         }
     }
 
-    async fn splice<A, O>(mut self, sidecar: &Arc<Sidecar>, mut agent: A, mut origin: O)
+    async fn splice<A, O>(mut self, sidecar: &Arc<Sidecar>, agent: A, origin: O)
     where
         A: AsyncRead + AsyncWrite + Unpin,
         O: AsyncRead + AsyncWrite + Unpin,
     {
         let signals = sidecar.drain().signals();
+        let (mut agent, mut origin) = (Counted::new(agent), Counted::new(origin));
         let ended = {
             let copy = copy_bidirectional_with_sizes(&mut agent, &mut origin, COPY_BUFFER, COPY_BUFFER);
             tokio::select! {
@@ -174,43 +187,70 @@ impl Session {
                 () = signals.closing() => Ended::Withdrawn(Refusal::Stopping),
             }
         };
+        self.record.facts.sent = None;
+        self.record.facts.request_bytes = origin.written();
+        self.record.facts.response_bytes = agent.written();
         match ended {
-            Ended::Orderly { from_agent, from_origin } => {
-                self.record.facts.sent = None;
-                self.record.facts.request_bytes = from_agent;
-                self.record.facts.response_bytes = from_origin;
-            }
+            Ended::Orderly => {}
             Ended::Broken => self.record.facts.origin_error = Some("tunnel_broken"),
             Ended::Withdrawn(refusal) => self.record.facts.refusal = Some(refusal),
         }
         self.record.finish();
     }
 
-    /// Resolves when policy, asked again after a change, no longer permits this tunnel.
-    async fn withdrawn(&self, sidecar: &Sidecar) -> Refusal {
+    /// Resolves when this tunnel has to end: with its task, or when a change no longer permits it.
+    async fn withdrawn(&mut self, sidecar: &Sidecar) -> Refusal {
         let mut changes = sidecar.changes();
-        let mut seen = self.generation.number;
+        let task = Arc::clone(&self.question.task);
+        let mut expired = pin!(expired(&task));
         loop {
             // Asked before waiting, so that a change since the decision is not missed.
             let current = sidecar.generation();
-            if current.number != seen {
-                seen = current.number;
-                if connection::find(&current, &self.question.call.http.host, self.question.call.http.port).is_err() {
-                    return Refusal::UnknownDestination;
-                }
-                if let Err(denial) = current.policy.decide(&self.question.input(), sidecar.mode()).outcome {
-                    return Refusal::Denied(denial);
-                }
+            if current.number != self.generation.number
+                && let Err(refusal) = self.ask_again(current)
+            {
+                return refusal;
             }
-            if changes.changed().await.is_err() {
-                return Refusal::Stopping;
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return Refusal::Stopping },
+                () = &mut expired => return Refusal::TaskExpired,
             }
         }
+    }
+
+    fn ask_again(&mut self, current: Arc<Generation>) -> Result<(), Refusal> {
+        let call = &self.question.call.http;
+        let upstream = connection::find(&current, &call.host, call.port)?;
+        if !leads_the_same_way(&self.question.upstream, &upstream) {
+            return Err(Refusal::DestinationChanged);
+        }
+        self.question.upstream = upstream;
+        let decision = current.policy.decide(&self.question.input(), current.mode);
+        self.generation = current;
+        decision.outcome.map(drop).map_err(Refusal::Denied)
+    }
+}
+
+/// Whether a connection opened to the one destination could have been opened to the other.
+fn leads_the_same_way(before: &Upstream, now: &Upstream) -> bool {
+    before.tls == now.tls
+        && before.protocol == now.protocol
+        && before.addresses == now.addresses
+        && before.reach_public == now.reach_public
+        && before.reach_private == now.reach_private
+        && before.credential == now.credential
+}
+
+/// Resolves when the task ends; never, if it doesn't.
+async fn expired(task: &Task) {
+    match task.remaining(SystemTime::now()) {
+        Some(left) => sleep(left).await,
+        None => future::pending().await,
     }
 }
 
 enum Ended {
-    Orderly { from_agent: u64, from_origin: u64 },
+    Orderly,
     Broken,
     Withdrawn(Refusal),
 }
@@ -218,7 +258,7 @@ enum Ended {
 impl Ended {
     fn of(copied: io::Result<(u64, u64)>) -> Self {
         match copied {
-            Ok((from_agent, from_origin)) => Self::Orderly { from_agent, from_origin },
+            Ok(_) => Self::Orderly,
             Err(_) => Self::Broken,
         }
     }

@@ -182,15 +182,6 @@ impl From<&Credential> for CredentialFacts {
     }
 }
 
-/// As it stands in records, spans and metrics.
-pub(crate) fn cache_use(cache: CacheUse) -> &'static str {
-    match cache {
-        CacheUse::Hit => "hit",
-        CacheUse::Miss => "miss",
-        CacheUse::Bypass => "bypass",
-    }
-}
-
 /// The version as the conventions for `network.protocol.version` have it.
 pub(crate) fn version(version: http::Version) -> &'static str {
     match version {

@@ -5,7 +5,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use super::{Ended, Facts, cache_use, version};
+use super::{Ended, Facts, version};
 use crate::config;
 
 /// The members of one record.
@@ -22,6 +22,13 @@ pub(super) fn body(ended: &Ended<'_>, fixed: &[u8]) -> Vec<u8> {
     }
     out.0.push(b',');
     out.0.extend_from_slice(fixed);
+    out.text(
+        "mode",
+        match ended.mode {
+            config::Mode::Enforce => "enforce",
+            config::Mode::Shadow => "shadow",
+        },
+    );
     task(&mut out, facts);
     call(&mut out, facts);
     destination(&mut out, facts);
@@ -45,7 +52,7 @@ pub(super) fn body(ended: &Ended<'_>, fixed: &[u8]) -> Vec<u8> {
 }
 
 /// The members that are the same in every record of one sidecar.
-pub(super) fn fixed(agent: &config::Agent, mode: config::Mode) -> Box<[u8]> {
+pub(super) fn fixed(agent: &config::Agent) -> Box<[u8]> {
     let mut out = Members(Vec::new());
     out.open("agent");
     out.text("id", &agent.id);
@@ -58,13 +65,6 @@ pub(super) fn fixed(agent: &config::Agent, mode: config::Mode) -> Box<[u8]> {
     }
     out.text("assurance", agent.assurance.as_str());
     out.close();
-    out.text(
-        "mode",
-        match mode {
-            config::Mode::Enforce => "enforce",
-            config::Mode::Shadow => "shadow",
-        },
-    );
     out.0.into()
 }
 
@@ -122,7 +122,7 @@ fn decision(out: &mut Members, facts: &Facts) {
     out.open("decision");
     out.text("verdict", decision.verdict.as_str());
     out.flag("enforced", decision.enforced);
-    out.text("cache", cache_use(decision.cached));
+    out.text("cache", decision.cached.as_str());
     out.text("revision", &decision.revision);
     out.known("rule", Some(&*decision.rule).filter(|rule| !rule.is_empty()));
     out.known("reason", Some(&*decision.reason).filter(|reason| !reason.is_empty()));
@@ -293,7 +293,7 @@ mod tests {
     };
 
     fn line(facts: &Facts) -> String {
-        let fixed = fixed(&agent(), config::Mode::Enforce);
+        let fixed = fixed(&agent());
         ended(facts, Outcome::Completed, |ended| {
             let text = String::from_utf8(body(ended, &fixed)).expect("UTF-8");
             format!("{{{text}}}")

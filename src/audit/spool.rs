@@ -1,6 +1,7 @@
-//! What waits for the writer: sealed lines, intents, and how far the writer has come.
+//! What waits for the writer: records, intents, and how far the writer has come.
 //!
-//! Lines are chained here, in the order that calls end, so that the writer only moves bytes. The spool is bounded for calls
+//! Records are numbered here, in the order that calls end, and chained when the writer takes them, so that no call waits
+//! while another one's line is hashed. The spool is bounded for calls
 //! that have not been forwarded; the end of a call that has been is always taken, because it can't be undone. What could
 //! not be taken is counted, and the count stands in the chain as a `gap` as soon as there is room.
 
@@ -21,6 +22,8 @@ use crate::telemetry::metrics::AuditMetrics;
 /// Stands between calls and the writer.
 pub(super) struct Spool {
     state: Mutex<State>,
+    // Where the chain stands. Only the writer's thread takes it.
+    chain: Mutex<Position>,
     wake: Condvar,
     progress: watch::Sender<Progress>,
     writable: AtomicBool,
@@ -30,9 +33,11 @@ pub(super) struct Spool {
 }
 
 struct State {
-    position: Position,
-    lines: Vec<u8>,
-    count: u64,
+    // The number of the last record.
+    seq: u64,
+    // The members of records that are not sealed yet, one behind the other, and where each ends.
+    members: Vec<u8>,
+    ends: Vec<usize>,
     gap: u64,
     intents: Vec<u8>,
     ticket: u64,
@@ -83,9 +88,9 @@ impl Spool {
     pub(super) fn new(position: Position, limit: usize, metrics: AuditMetrics) -> Self {
         let progress = Progress { written: position.seq, ..Progress::default() };
         let state = State {
-            position,
-            lines: Vec::new(),
-            count: 0,
+            seq: position.seq,
+            members: Vec::new(),
+            ends: Vec::new(),
             gap: 0,
             intents: Vec::new(),
             ticket: 0,
@@ -98,6 +103,7 @@ impl Spool {
         };
         Self {
             state: Mutex::new(state),
+            chain: Mutex::new(position),
             wake: Condvar::new(),
             progress: watch::Sender::new(progress),
             writable: AtomicBool::new(true),
@@ -125,7 +131,7 @@ impl Spool {
             state.gap += 1;
             return;
         }
-        let added = state.seal(members);
+        let added = state.add(members);
         self.changed(self.waiting.fetch_add(added, Ordering::Relaxed) + added);
         if state.asleep {
             state.asleep = false;
@@ -164,11 +170,11 @@ impl Spool {
         let (goal, failures) = {
             let mut state = self.lock();
             let now = *self.progress.borrow();
-            if state.closed || now.written >= state.position.seq {
-                return now.written >= state.position.seq;
+            if state.closed || now.written >= state.seq {
+                return now.written >= state.seq;
             }
             state.hurry = true;
-            (state.position.seq, now.failures)
+            (state.seq, now.failures)
         };
         self.wake.notify_one();
         let reached = progress.wait_for(|now| now.written >= goal || now.failures > failures).await;
@@ -191,14 +197,14 @@ impl Spool {
     /// handed out. With `want_open` the intents of unfinished calls come along.
     pub(super) fn take(&self, holding: bool, patience: Duration, want_open: bool) -> Work {
         let mut state =
-            self.wait(self.lock(), patience, true, |state| state.urgent() || (!holding && !state.lines.is_empty()));
-        if !holding && !state.urgent() && !state.lines.is_empty() {
+            self.wait(self.lock(), patience, true, |state| state.urgent() || (!holding && !state.ends.is_empty()));
+        if !holding && !state.urgent() && !state.ends.is_empty() {
             // One write for the calls of a moment instead of one for each.
             state = self.wait(state, LINGER, false, State::urgent);
         }
         state.hurry = false;
         if !holding && state.gap > 0 {
-            let added = state.seal_gap();
+            let added = state.add_gap();
             self.waiting.fetch_add(added, Ordering::Relaxed);
         }
         let mut work = Work {
@@ -209,13 +215,29 @@ impl Spool {
             ..Work::default()
         };
         if !holding {
-            work.lines = std::mem::take(&mut state.lines);
-            work.count = std::mem::take(&mut state.count);
-            work.seq = state.position.seq;
+            let (members, ends) = (std::mem::take(&mut state.members), std::mem::take(&mut state.ends));
+            work.seq = state.seq;
             work.none_open = state.open.is_empty();
             work.open = want_open.then(|| state.open_intents());
+            drop(state);
+            work.count = ends.len() as u64;
+            work.lines = self.seal(&members, &ends);
         }
         work
+    }
+
+    /// Chains records into lines.
+    fn seal(&self, members: &[u8], ends: &[usize]) -> Vec<u8> {
+        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = Vec::with_capacity(members.len() + ends.len() * SEAL);
+        let mut start = 0;
+        for &end in ends {
+            chain.seal(&members[start..end], &mut lines);
+            start = end;
+        }
+        // What waits is now as long as what will be written.
+        self.waiting.fetch_add(lines.len() - members.len(), Ordering::Relaxed);
+        lines
     }
 
     /// The writer brought `count` lines of `bytes` up to `seq` into the file.
@@ -253,7 +275,7 @@ impl Spool {
     /// keep it going, unless it gives up on them. Returns whether it may end.
     pub(super) fn end(&self, giving_up: bool) -> bool {
         let mut state = self.lock();
-        if !state.lines.is_empty() && !giving_up {
+        if !state.ends.is_empty() && !giving_up {
             return false;
         }
         state.closed = true;
@@ -268,7 +290,7 @@ impl Spool {
     /// Lines that nobody will write any more, and whether every call that has an intent has ended.
     pub(super) fn left(&self) -> (u64, bool) {
         let state = self.lock();
-        (state.count, state.open.is_empty())
+        (state.ends.len() as u64, state.open.is_empty())
     }
 
     fn wait<'a>(
@@ -307,22 +329,24 @@ impl State {
         self.hurry || self.closing || self.reopen || !self.intents.is_empty()
     }
 
-    /// Adds one line, and the gap before it where there is one. Returns how many bytes were added.
-    fn seal(&mut self, members: &[u8]) -> usize {
-        let gap = if self.gap > 0 { self.seal_gap() } else { 0 };
-        let before = self.lines.len();
-        self.position.seal(members, &mut self.lines);
-        self.count += 1;
-        gap + self.lines.len() - before
+    /// Adds one record, and the gap before it where there is one. Returns how many bytes were added.
+    fn add(&mut self, members: &[u8]) -> usize {
+        let gap = if self.gap > 0 { self.add_gap() } else { 0 };
+        self.push(members);
+        gap + members.len()
     }
 
-    fn seal_gap(&mut self) -> usize {
+    fn push(&mut self, members: &[u8]) {
+        self.members.extend_from_slice(members);
+        self.ends.push(self.members.len());
+        self.seq += 1;
+    }
+
+    fn add_gap(&mut self) -> usize {
         let calls = std::mem::take(&mut self.gap);
         let note = format!("\"note\":\"gap\",\"time\":\"{:.6}\",\"calls\":{calls}", jiff::Timestamp::now());
-        let before = self.lines.len();
-        self.position.seal(note.as_bytes(), &mut self.lines);
-        self.count += 1;
-        self.lines.len() - before
+        self.push(note.as_bytes());
+        note.len()
     }
 
     fn open_intents(&self) -> Vec<u8> {
@@ -336,4 +360,6 @@ impl State {
     }
 }
 
+/// What sealing adds to a line, about.
+const SEAL: usize = 180;
 const LINGER: Duration = Duration::from_millis(5);

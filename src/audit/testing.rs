@@ -146,6 +146,7 @@ pub(crate) fn id() -> DecisionId {
 pub(crate) fn ended<T>(facts: &Facts, outcome: Outcome, use_it: impl FnOnce(&Ended<'_>) -> T) -> T {
     use_it(&Ended {
         agent: &agent(),
+        mode: Mode::Enforce,
         id: id(),
         trace: &TraceContext::root(),
         began: SystemTime::now(),

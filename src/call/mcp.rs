@@ -190,7 +190,8 @@ fn name_field(method: &str) -> Option<&'static str> {
     }
 }
 
-fn effect_of(method: &str) -> Effect {
+/// What a method does, as far as the protocol says; anything else may do anything.
+pub(crate) fn effect_of(method: &str) -> Effect {
     match method {
         "tools/call" | "tasks/cancel" => Effect::Destructive,
         "tasks/update" | "logging/setLevel" => Effect::Write,

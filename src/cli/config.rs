@@ -10,9 +10,13 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::BAD_CONFIGURATION;
-use crate::config::{
-    Config, Problem, Problems, ready,
-    settings::{self, Settings},
+use crate::{
+    config::{
+        Config, Problem, Problems, ready,
+        settings::{self, Settings},
+    },
+    policy::bundle::LoadError,
+    sidecar,
 };
 
 /// Check and explain configuration.
@@ -24,7 +28,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Say everything that is wrong with a configuration file; exit 78 if something is.
+    /// Say everything that is wrong with a configuration file or its policy; exit 78 if something is.
     Check {
         /// The configuration file.
         file: PathBuf,
@@ -51,7 +55,7 @@ enum Output {
 pub fn run(args: Args) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     match args.command {
-        Command::Check { file, output } => check(&file, output, ready::read_file(&file, &env)),
+        Command::Check { file, output } => check(&file, output, &env),
         Command::Schema => print(&settings::schema()),
         Command::Show { file } => match ready::read_file(&file, &env) {
             Ok((settings, _)) => show(&settings),
@@ -62,31 +66,61 @@ pub fn run(args: Args) -> ExitCode {
 
 /// Prints every problem, then one hint, and says that the configuration is bad.
 pub fn refuse(problems: &Problems) -> ExitCode {
+    tell(problems, "`tollgate config schema` describes every key")
+}
+
+/// Prints everything that keeps the policy of a configuration from being used, and says that the configuration is bad.
+pub fn refuse_policy(file: &Path, error: &LoadError) -> ExitCode {
+    tell(&of_policy(file, error), "`tollgate config check FILE` tries the policy too, and starts nothing")
+}
+
+fn tell(problems: &Problems, hint: &str) -> ExitCode {
     let mut stderr = io::stderr().lock();
     // Where nobody reads what is printed, the exit code still says it.
-    let _ = stderr.write_all(explain(problems).as_bytes());
+    let _ = stderr.write_all(explain(problems, hint).as_bytes());
     ExitCode::from(BAD_CONFIGURATION)
 }
 
-fn explain(problems: &Problems) -> String {
+fn of_policy(file: &Path, error: &LoadError) -> Problems {
+    let mut problems = Problems::default();
+    for problem in error.problems() {
+        problems.push(Problem {
+            file: file.display().to_string(),
+            line: None,
+            path: "policy".to_owned(),
+            message: problem.clone(),
+        });
+    }
+    problems
+}
+
+fn explain(problems: &Problems, hint: &str) -> String {
     let mut text: String = problems.iter().map(|problem| format!("error: {problem}\n")).collect();
     if problems.omitted() > 0 {
         text.push_str(&format!("error: {} further problems are not listed\n", problems.omitted()));
     }
-    text.push_str("hint: `tollgate config schema` describes every key\n");
+    text.push_str(&format!("hint: {hint}\n"));
     text
 }
 
-fn check(file: &Path, output: Output, checked: Result<(Settings, Config), Problems>) -> ExitCode {
-    match (output, checked) {
-        (Output::Text, Ok(_)) => print(&format!("{}: valid\n", file.display())),
-        (Output::Text, Err(problems)) => refuse(&problems),
-        (Output::Json, Ok(_)) => print(&report(file, &Problems::default())),
-        (Output::Json, Err(problems)) => {
-            print(&report(file, &problems));
-            ExitCode::from(BAD_CONFIGURATION)
-        }
+fn check(file: &Path, output: Output, env: &dyn Fn(&str) -> Option<String>) -> ExitCode {
+    match Config::load(file, env) {
+        Err(problems) if output == Output::Text => refuse(&problems),
+        Err(problems) => print_report(file, &problems),
+        Ok(config) => match sidecar::compile(&config.policy) {
+            Err(error) if output == Output::Text => {
+                tell(&of_policy(file, &error), "`tollgate policy test PATH` tells what its tests say")
+            }
+            Err(error) => print_report(file, &of_policy(file, &error)),
+            Ok(_) if output == Output::Text => print(&format!("{}: valid\n", file.display())),
+            Ok(_) => print_report(file, &Problems::default()),
+        },
     }
+}
+
+fn print_report(file: &Path, problems: &Problems) -> ExitCode {
+    let printed = print(&report(file, problems));
+    if problems.is_empty() { printed } else { ExitCode::from(BAD_CONFIGURATION) }
 }
 
 fn report(file: &Path, problems: &Problems) -> String {
@@ -127,11 +161,11 @@ mod tests {
     #[test]
     fn problems_are_printed_one_a_line_and_then_one_hint() {
         let problems = read("mode: off\nagent: {nam: x}\n").unwrap_err();
-        insta::assert_snapshot!(explain(&problems), @r"
+        insta::assert_snapshot!(explain(&problems, "be careful"), @r"
         error: tollgate.yaml:1: mode: unknown value `off`, expected `enforce` or `shadow`
         error: tollgate.yaml:2: agent.nam: unknown key; did you mean `name`?
         error: tollgate.yaml:2: agent.identity: is required: {kind: static, id: …}
-        hint: `tollgate config schema` describes every key
+        hint: be careful
         ");
         insta::assert_snapshot!(report(Path::new("tollgate.yaml"), &problems), @r#"
         {
@@ -245,8 +279,15 @@ mod tests {
     #[test]
     fn the_exit_code_says_whether_the_configuration_is_good() {
         for output in [Output::Text, Output::Json] {
-            let bad = check(Path::new("f"), output, read("mode: off"));
+            let bad = check(Path::new("/nonexistent.yaml"), output, &|_| None);
             assert_eq!(format!("{bad:?}"), format!("{:?}", ExitCode::from(78)));
         }
+    }
+
+    #[test]
+    fn the_problems_of_a_policy_are_those_of_its_configuration() {
+        let error = LoadError::one("team.rego:2:13: nothing is not a function");
+        let problems = of_policy(Path::new("tollgate.yaml"), &error);
+        assert_eq!(problems.to_string(), "tollgate.yaml: policy: team.rego:2:13: nothing is not a function");
     }
 }

@@ -5,9 +5,9 @@ mod test;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 
-use super::BAD_INPUT;
+use super::{BAD_INPUT, Output, fail_all};
 use crate::policy::{bundle::LoadError, trial};
 
 /// Test and evaluate policy.
@@ -51,12 +51,6 @@ enum Command {
     TryLoad,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
 /// Runs the subcommand.
 pub fn run(args: Args) -> ExitCode {
     match args.command {
@@ -71,8 +65,5 @@ pub fn run(args: Args) -> ExitCode {
 
 /// Says everything that keeps a policy from being used.
 fn refuse(error: &LoadError) -> ExitCode {
-    for problem in error.problems() {
-        eprintln!("error: {problem}");
-    }
-    ExitCode::from(BAD_INPUT)
+    fail_all(error.problems(), "a policy is used whole or not at all; correct each of these places", BAD_INPUT)
 }

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{UNAVAILABLE, USAGE, fail};
 use crate::{
     config::Config,
+    policy::bundle::LoadError,
     sidecar::{self, Listeners},
     telemetry::logs,
 };
@@ -39,7 +40,10 @@ pub fn run(args: Args) -> ExitCode {
     };
     match runtime.block_on(serve(config)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, "`tollgate config check FILE` says what is wrong with a configuration", UNAVAILABLE),
+        Err(error) => match error.downcast_ref::<LoadError>() {
+            Some(error) => super::config::refuse_policy(&args.config, error),
+            None => fail(&error, "", UNAVAILABLE),
+        },
     }
 }
 

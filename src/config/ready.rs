@@ -7,15 +7,16 @@ mod destinations;
 mod telemetry;
 
 use std::{
-    io::Read,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{
-    Agent, Assurance, Audit, Config, Durability, Limits, Listen, Mode, Policy, Problems, Profile, StaticTask, Tls,
-    document::{Document, LONGEST_FILE, Place},
+    Agent, Assurance, Audit, Config, Durability, File, Fixed, Limits, Listen, Mode, Policy, Problems, Profile,
+    StaticTask, Tls,
+    document::{Document, Place},
+    file,
     settings::{self, IdentityKind, Settings, StateKind, TaskSource},
     values::{Period, Size},
 };
@@ -40,16 +41,11 @@ impl Config {
 /// Reads and checks a file; with the configuration come the settings that it was made from, defaults filled in.
 pub fn read_file(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<(Settings, Config), Problems> {
     let name = path.display().to_string();
-    let mut text = String::new();
-    // One byte more than is read at most, so that a file that is too long is seen to be.
-    let read_text =
-        std::fs::File::open(path).and_then(|file| file.take(LONGEST_FILE as u64 + 1).read_to_string(&mut text));
-    if let Err(error) = read_text {
-        return Err(Problems::one(&name, None, format!("can't be read: {error}")));
-    }
+    let text = file::read(path).map_err(|error| Problems::one(&name, None, format!("can't be read: {error}")))?;
     let parent = path.parent().unwrap_or(Path::new(""));
     let (settings, config) = read(&text, parent, &name, env)?;
-    Ok((settings, Config { file: Some(path.to_owned()), ..config }))
+    let file = File { path: path.to_owned(), text: text.into(), fixed: Fixed::of(&config) };
+    Ok((settings, Config { file: Some(file), ..config }))
 }
 
 /// Reads and checks a text; with the configuration come the settings that it was made from, defaults filled in.

@@ -5,16 +5,17 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
 use tokio::{sync::Mutex, time::Instant};
+use zeroize::Zeroizing;
 
-use super::{Credential, Declaration, Failure, file::Stamp};
-use crate::{policy::Obligations, refusal::CredentialRefusal, task::Task};
+use super::{Credential, Declaration, Failure, file::Stamp, revocation::Token};
+use crate::{config::Upstream, policy::Obligations, refusal::CredentialRefusal, task::Task};
 
 /// One moment by both clocks: the wall's can be set, the monotonic one stands still while the machine sleeps.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +38,7 @@ impl Now {
 /// What is asked for: all that tells one credential from another.
 pub(super) struct Wanted<'a> {
     pub(super) declaration: &'a Arc<Declaration>,
-    pub(super) destination: &'a str,
+    pub(super) upstream: &'a Arc<Upstream>,
     pub(super) obligations: &'a Obligations,
     pub(super) task: &'a Task,
 }
@@ -46,14 +47,15 @@ impl Wanted<'_> {
     /// A digest for looking up; [`Entry::is_for`] compares.
     pub(super) fn digest(&self, hasher: &RandomState) -> u64 {
         let Obligations { scopes, max_ttl, .. } = self.obligations;
-        hasher.hash_one((&*self.declaration.name, self.destination, &*self.task.id, scopes, max_ttl))
+        hasher.hash_one((&*self.declaration.name, &*self.upstream.name, &*self.task.id, scopes, max_ttl))
     }
 }
 
 /// The state of one wanted credential.
 pub(super) struct Entry {
     pub(super) declaration: Arc<Declaration>,
-    destination: Box<str>,
+    /// The destination as it was configured: under one name a reload may lead elsewhere.
+    pub(super) upstream: Arc<Upstream>,
     task: Arc<str>,
     pub(super) task_ends: Option<SystemTime>,
     scopes: Option<Vec<Arc<str>>>,
@@ -65,13 +67,14 @@ pub(super) struct Entry {
     pub(super) gate: Arc<Mutex<BackOff>>,
     /// When to refresh ahead, in milliseconds since the store was opened; [`NEVER`] while that is under way.
     due: AtomicU64,
+    gone: AtomicBool,
 }
 
 impl Entry {
     pub(super) fn new(wanted: &Wanted<'_>) -> Self {
         Self {
             declaration: Arc::clone(wanted.declaration),
-            destination: wanted.destination.into(),
+            upstream: Arc::clone(wanted.upstream),
             task: Arc::clone(&wanted.task.id),
             task_ends: wanted.task.expires_at,
             scopes: wanted.obligations.scopes.clone(),
@@ -79,18 +82,35 @@ impl Entry {
             held: ArcSwapOption::empty(),
             gate: Arc::default(),
             due: AtomicU64::new(NEVER),
+            gone: AtomicBool::new(false),
         }
     }
 
-    /// Whether this is what is wanted. A declaration that was changed by a reload is another one.
+    /// Whether this is what is wanted. A declaration or destination that was changed by a reload is another one. Where
+    /// nothing changed they are the same allocation, which comparing looks at first.
     pub(super) fn is_for(&self, wanted: &Wanted<'_>) -> bool {
-        let Wanted { declaration, destination, obligations, task } = wanted;
-        (Arc::ptr_eq(&self.declaration, declaration) || self.declaration == **declaration)
-            && *self.destination == **destination
+        let Wanted { declaration, upstream, obligations, task } = wanted;
+        self.declaration == **declaration
+            && self.upstream == **upstream
             && self.task == task.id
             && self.task_ends == task.expires_at
             && self.scopes == obligations.scopes
             && self.max_ttl == obligations.max_ttl
+    }
+
+    /// A token of its own, to be kept until it is ended.
+    pub(super) fn token(&self, value: Zeroizing<String>, expires: Instant) -> Token {
+        Token { value, declaration: Arc::clone(&self.declaration), upstream: Arc::clone(&self.upstream), expires }
+    }
+
+    /// From now on nothing is minted for it: its declaration or its destination is no longer configured.
+    pub(super) fn set_gone(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its declaration or its destination is no longer configured.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     /// The credential, while it is served.

@@ -19,7 +19,7 @@ use super::{
     oauth::Issuer,
     store::{Event, Events},
 };
-use crate::refusal::CredentialRefusal;
+use crate::{config::Upstream, refusal::CredentialRefusal};
 
 /// What became of the tokens that were to be revoked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,6 +34,7 @@ pub struct Revocations {
 pub(super) struct Token {
     pub(super) value: Zeroizing<String>,
     pub(super) declaration: Arc<Declaration>,
+    pub(super) upstream: Arc<Upstream>,
     pub(super) expires: Instant,
 }
 
@@ -72,6 +73,17 @@ impl Outstanding {
             // Refused only when everything has been ended meanwhile, and then there is no later attempt.
             let _ = self.keep(partition, token);
         }
+    }
+
+    /// Ends the tokens of destinations that are not wanted any longer, several at a time.
+    pub(super) async fn end_unless(&self, wanted: impl Fn(&Arc<Upstream>) -> bool) {
+        let gone: Vec<u64> = match &*self.tokens() {
+            Some(tokens) => {
+                tokens.iter().filter(|(_, token)| !wanted(&token.upstream)).map(|(partition, _)| *partition).collect()
+            }
+            None => Vec::new(),
+        };
+        stream::iter(gone).for_each_concurrent(AT_A_TIME, async |partition| self.end(partition).await).await;
     }
 
     /// Ends all tokens, several at a time, and keeps none from now on.

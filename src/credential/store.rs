@@ -5,7 +5,6 @@
 //! served after its end, after its task's end, or for longer than policy said.
 
 use std::{
-    collections::HashMap,
     fmt,
     hash::{BuildHasher, RandomState},
     path::Path,
@@ -27,12 +26,14 @@ use zeroize::Zeroizing;
 use super::{
     Credential, Declaration, Failure, Fingerprints, Seal, Source,
     client::Client,
+    entries::{Entries, is_among},
     entry::{BackOff, Entry, Held, NEVER, Now, SHORTEST_WAIT, Wanted},
     file::{self, Look},
     oauth::{self, Issuer, Unusable},
-    revocation::{Outstanding, Revocations, Token},
+    revocation::{Outstanding, Revocations},
 };
 use crate::{
+    config::{Upstream, Upstreams},
     policy::{Obligations, Permit},
     refusal::CredentialRefusal,
     task::Task,
@@ -82,7 +83,7 @@ impl Store {
             events,
             fingerprints: Fingerprints::new(),
             partitions: AtomicU64::new(1),
-            entries: RwLock::new(Entries { by_digest: HashMap::new(), count: 0, sweep_at: SWEEP_FROM }),
+            entries: RwLock::default(),
             hasher: RandomState::new(),
             opened: Instant::now(),
             background: TaskTracker::new(),
@@ -94,11 +95,11 @@ impl Store {
     pub async fn obtain(
         &self,
         declaration: &Arc<Declaration>,
-        destination: &str,
+        upstream: &Arc<Upstream>,
         permit: &Permit,
         task: &Task,
     ) -> Result<Arc<Credential>, CredentialRefusal> {
-        self.bound(&Wanted { declaration, destination, obligations: permit.obligations(), task }).await
+        self.bound(&Wanted { declaration, upstream, obligations: permit.obligations(), task }).await
     }
 
     async fn bound(&self, wanted: &Wanted<'_>) -> Result<Arc<Credential>, CredentialRefusal> {
@@ -120,12 +121,22 @@ impl Store {
         }
     }
 
+    /// Forgets what belongs to a destination or declaration that is not among these any longer, and revokes its tokens
+    /// without keeping anyone waiting.
+    pub fn retain(&self, upstreams: &Arc<Upstreams>) {
+        self.0.entries.write().unwrap_or_else(PoisonError::into_inner).retain(upstreams);
+        let (shared, upstreams) = (Arc::clone(&self.0), Arc::clone(upstreams));
+        drop(self.0.background.spawn(async move {
+            shared.outstanding.end_unless(|upstream| is_among(upstream, &upstreams)).await;
+        }));
+    }
+
     /// Revokes every token that was minted and still lives, and mints none from now on.
     pub async fn revoke_all(&self, within: Duration) -> Revocations {
         let deadline = Instant::now() + within;
         let Shared { stopping, entries, outstanding, background, .. } = &*self.0;
         stopping.cancel();
-        entries.write().unwrap_or_else(PoisonError::into_inner).by_digest.clear();
+        entries.write().unwrap_or_else(PoisonError::into_inner).clear();
         let revocations = outstanding.end_all(deadline).await;
         // A mint that was under way finds the store closed and revokes its own token.
         background.close();
@@ -151,37 +162,6 @@ struct Shared {
     outstanding: Outstanding,
     background: TaskTracker,
     stopping: CancellationToken,
-}
-
-/// The entries, by a digest of what they are for: looking one up allocates nothing.
-struct Entries {
-    by_digest: HashMap<u64, Vec<Arc<Entry>>>,
-    count: usize,
-    sweep_at: usize,
-}
-
-impl Entries {
-    fn find(&self, digest: u64, wanted: &Wanted<'_>) -> Option<Arc<Entry>> {
-        self.by_digest.get(&digest)?.iter().find(|entry| entry.is_for(wanted)).cloned()
-    }
-
-    fn add(&mut self, digest: u64, entry: Arc<Entry>, now: Now) {
-        if self.count >= self.sweep_at {
-            self.sweep(now);
-        }
-        self.by_digest.entry(digest).or_default().push(entry);
-        self.count += 1;
-    }
-
-    /// Forgets what serves nobody, so that tasks that ended leave nothing behind.
-    fn sweep(&mut self, now: Now) {
-        self.by_digest.retain(|_, entries| {
-            entries.retain(|entry| Arc::strong_count(entry) > 1 || !entry.is_idle(now));
-            !entries.is_empty()
-        });
-        self.count = self.by_digest.values().map(Vec::len).sum();
-        self.sweep_at = (2 * self.count).max(SWEEP_FROM);
-    }
 }
 
 impl Shared {
@@ -247,9 +227,16 @@ impl Shared {
             Source::OauthClientCredentials { .. } => (self.ask(&entry, event).await, LONGEST_WAIT),
         };
         let now = Now::read();
-        let outcome = outcome.and_then(|held| match held.serves(now) {
-            true => Ok(held),
-            false => Err(Failure::new(CredentialRefusal::Expired, "it ended before it could be used")),
+        let outcome = outcome.and_then(|held| {
+            if entry.is_gone() {
+                // The reload looked for tokens to end before this one was there.
+                self.end_at(held.credential.partition, now.monotonic);
+                return Err(Failure::new(CredentialRefusal::Unavailable, "what it is for is no longer configured"));
+            }
+            match held.serves(now) {
+                true => Ok(held),
+                false => Err(Failure::new(CredentialRefusal::Expired, "it ended before it could be used")),
+            }
         });
         match outcome {
             Ok(held) => {
@@ -329,7 +316,7 @@ impl Shared {
             }
             Err(Unusable { failure, token }) => {
                 if let Some(value) = token {
-                    self.discard(declaration, value);
+                    self.discard(entry, value);
                 }
                 Err(failure)
             }
@@ -350,14 +337,13 @@ impl Shared {
         let credential = match Credential::new(declaration, &token.value, Some(until.wall), seal) {
             Ok(credential) => credential,
             Err(failure) => {
-                self.discard(declaration, token.value);
+                self.discard(entry, token.value);
                 return Err(failure);
             }
         };
         if declaration.revocable() {
-            let kept = Token { value: token.value, declaration: Arc::clone(declaration), expires: expires.monotonic };
-            if let Err(late) = self.outstanding.keep(partition, kept) {
-                self.discard(declaration, late.value);
+            if let Err(late) = self.outstanding.keep(partition, entry.token(token.value, expires.monotonic)) {
+                self.discard(entry, late.value);
                 return Err(Failure::new(CredentialRefusal::Unavailable, "the sidecar is stopping"));
             }
             if served < own {
@@ -387,11 +373,11 @@ impl Shared {
     }
 
     /// Revokes, at once and without keeping anyone waiting, a token that was minted and can't be used.
-    fn discard(self: &Arc<Self>, declaration: &Arc<Declaration>, value: Zeroizing<String>) {
-        if declaration.revocable() {
+    fn discard(self: &Arc<Self>, entry: &Entry, value: Zeroizing<String>) {
+        if entry.declaration.revocable() {
             let shared = Arc::clone(self);
             let expires = Instant::now() + DISCARDING;
-            let token = Token { value, declaration: Arc::clone(declaration), expires };
+            let token = entry.token(value, expires);
             drop(self.background.spawn(async move { shared.outstanding.revoke(&token, expires).await }));
         }
     }
@@ -446,9 +432,6 @@ const MARGIN: Duration = Duration::from_secs(5);
 
 /// How long revoking a token that can't be used is tried.
 const DISCARDING: Duration = Duration::from_secs(20);
-
-/// No sweep below so many entries.
-const SWEEP_FROM: usize = 256;
 
 #[cfg(test)]
 mod tests;

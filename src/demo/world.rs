@@ -4,12 +4,15 @@ use std::{
     collections::HashSet,
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
@@ -41,8 +44,11 @@ pub struct World {
 }
 
 /// What the origin saw, and what the issuer issued.
-#[derive(Default)]
 struct Seen {
+    /// What must never arrive.
+    key: String,
+    /// The requests that it arrived in.
+    key_seen: AtomicUsize,
     issued: Mutex<HashSet<String>>,
     last: Mutex<Option<Visit>>,
 }
@@ -59,12 +65,13 @@ pub struct Visit {
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 impl World {
-    /// Starts both; they end with the drain.
+    /// Starts both; they end with the drain. The origin looks out for the agent's `key`.
     ///
     /// # Errors
     /// When no port can be bound or no certificate made.
-    pub async fn start(drain: &Drain) -> anyhow::Result<Self> {
-        let seen = Arc::new(Seen::default());
+    pub async fn start(drain: &Drain, key: String) -> anyhow::Result<Self> {
+        let seen =
+            Arc::new(Seen { key, key_seen: AtomicUsize::new(0), issued: Mutex::default(), last: Mutex::default() });
         let key = rcgen::generate_simple_self_signed(HOSTS.map(String::from))?;
         let root: CertificateDer<'static> = key.cert.der().clone();
         let root_pem = key.cert.pem();
@@ -90,6 +97,11 @@ impl World {
     /// The last request that the origin saw since this was last asked.
     pub fn last_visit(&self) -> Option<Visit> {
         self.seen.last.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// How many requests the agent's key arrived in at the origin.
+    pub fn key_seen(&self) -> usize {
+        self.seen.key_seen.load(Ordering::Relaxed)
     }
 
     /// How many tokens were issued.
@@ -119,15 +131,20 @@ async fn serve_issuer(listener: TcpListener, seen: Arc<Seen>, drain: Drain) {
 }
 
 async fn answer(seen: &Seen, request: Request<Incoming>) -> Response<Body> {
-    let credential = seen.credential_of(&request);
-    let line = format!("{} {}", request.method(), request.uri().path());
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    if holds(&parts, &body, &seen.key) {
+        seen.key_seen.fetch_add(1, Ordering::Relaxed);
+    }
+    let credential = seen.credential_of(&parts);
+    let line = format!("{} {}", parts.method, parts.uri.path());
     *seen.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Visit { line, credential });
     if credential != EPHEMERAL {
         return status(StatusCode::UNAUTHORIZED);
     }
-    match (request.method(), request.uri().path()) {
+    match (&parts.method, parts.uri.path()) {
         (&Method::GET, "/v1/events") => events(),
-        (&Method::POST, "/mcp") => call_tool(request).await,
+        (&Method::POST, "/mcp") => call_tool(&body),
         (_, path) if path.starts_with("/v1/") => {
             json_answer(&json!({"tickets": [{"id": 7, "title": "printer on fire"}]}))
         }
@@ -149,9 +166,8 @@ fn events() -> Response<Body> {
     response
 }
 
-async fn call_tool(request: Request<Incoming>) -> Response<Body> {
-    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let message: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+fn call_tool(body: &[u8]) -> Response<Body> {
+    let message: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let text = json!([{"type": "text", "text": "two pages found"}]);
     json_answer(&json!({"jsonrpc": "2.0", "id": message["id"], "result": {"content": text}}))
 }
@@ -165,8 +181,8 @@ async fn issue(stream: TcpStream, seen: Arc<Seen>) {
 }
 
 impl Seen {
-    fn credential_of(&self, request: &Request<Incoming>) -> &'static str {
-        let Some(value) = request.headers().get(header::AUTHORIZATION) else { return "no token" };
+    fn credential_of(&self, parts: &Parts) -> &'static str {
+        let Some(value) = parts.headers.get(header::AUTHORIZATION) else { return "no token" };
         let token = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
         let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         if token.is_some_and(|token| issued.contains(token)) { EPHEMERAL } else { "another token" }
@@ -180,6 +196,15 @@ impl Seen {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner).insert(token.clone());
         json_answer(&json!({"access_token": token, "token_type": "Bearer", "expires_in": 300}))
     }
+}
+
+/// Whether a text stands anywhere in a request: in its target, its fields or its body.
+fn holds(parts: &Parts, body: &[u8], text: &str) -> bool {
+    let found = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    let in_field = |(name, value): (&header::HeaderName, &header::HeaderValue)| {
+        found(name.as_str().as_bytes()) || found(value.as_bytes())
+    };
+    found(parts.uri.to_string().as_bytes()) || parts.headers.iter().any(in_field) || found(body)
 }
 
 fn json_answer(document: &serde_json::Value) -> Response<Body> {
@@ -198,3 +223,22 @@ fn status(status: StatusCode) -> Response<Body> {
 pub const EPHEMERAL: &str = "ephemeral token";
 
 const BETWEEN_EVENTS: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_found_wherever_it_arrives() {
+        for (target, field, body, expected) in [
+            ("/v1/tickets?page=2", "Bearer eph-1", "{}", false),
+            ("/v1/tickets?access_token=the-key", "Bearer eph-1", "", true),
+            ("/v1/the-key", "Bearer eph-1", "", true),
+            ("/v1/tickets", "Bearer the-key", "", true),
+            ("/v1/tickets", "Bearer eph-1", "{\"key\": \"the-key\"}", true),
+        ] {
+            let request = Request::get(target).header("authorization", field).body(()).expect("a request");
+            assert_eq!(holds(&request.into_parts().0, body.as_bytes(), "the-key"), expected, "{target} {field} {body}");
+        }
+    }
+}

@@ -26,10 +26,14 @@ impl Ending {
         record.finish();
     }
 
-    /// The origin broke off.
+    /// The answer broke off: by the origin, or because the agent broke its request off.
     pub fn broken(self) {
         let Self { mut record, .. } = self;
-        record.facts.origin_error = Some("response_broken");
+        if record.facts.sent.as_ref().is_some_and(|sent| sent.broken()) {
+            record.facts.abandoned = true;
+        } else {
+            record.facts.origin_error = Some("response_broken");
+        }
         record.finish();
     }
 }

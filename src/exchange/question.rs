@@ -2,17 +2,20 @@
 //!
 //! Bodies are held only where policy must see them, up to two limits: one for each body, one for all of them together.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ::http::{HeaderMap, Method, header, request::Parts};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::{
     body::RequestBody,
-    call::{BodyFacts, Call, HttpCall, McpCall, Protocol, http as canonical, mcp},
+    call::{BodyFacts, Call, Effect, HttpCall, McpCall, Protocol, http as canonical, mcp},
     config::{self, Agent, Limits, Upstream},
     connection::Connection,
     listener::Destination,
@@ -40,26 +43,10 @@ pub struct Question {
     pub tls: &'static str,
 }
 
-/// A request whose head has been read.
-pub struct Described {
-    /// Its head, without the secrets that it had.
-    pub parts: Parts,
-    /// Its canonical form.
-    pub http: HttpCall,
-    /// Its destination.
-    pub upstream: Arc<Upstream>,
-    /// The task that it belongs to.
-    pub task: Arc<Task>,
-    /// Who asks.
-    pub agent: Arc<Agent>,
-    /// What was taken away.
-    pub secrets: Vec<Found>,
-}
-
 /// What holding a body needs.
 pub struct Held<'a> {
     /// What all held bodies together may still take.
-    pub budget: &'a Semaphore,
+    pub budget: &'a Arc<Semaphore>,
     /// The limits of one.
     pub limits: &'a Limits,
     /// The shape that a refusal takes, known once the body is.
@@ -97,17 +84,19 @@ pub fn leg(connection: &Connection) -> canonical::Leg<'_> {
     }
 }
 
-/// Makes the question out of a described request, holding its body where the destination's protocol is inside it.
+/// Makes the call out of a request whose head was brought into its canonical form, holding its body where the
+/// destination's protocol is inside it.
 ///
 /// # Errors
 /// The refusals of malformed, oversized and incomplete messages.
-pub async fn ask(described: Described, body: Incoming, held: Held<'_>) -> Result<(Question, RequestBody), Refusal> {
-    let Described { mut parts, http, upstream, task, agent, secrets } = described;
+pub async fn read(
+    mut parts: Parts,
+    http: HttpCall,
+    upstream: &Upstream,
+    body: Incoming,
+    held: Held<'_>,
+) -> Result<(Call, RequestBody), Refusal> {
     let websocket = canonical::is_websocket(&parts);
-    let tls = match http.scheme {
-        canonical::Scheme::Http => "none",
-        canonical::Scheme::Https => "intercept",
-    };
     canonical::strip_hop_by_hop(&mut parts.headers, false)?;
     canonical::strip_identity(&mut parts.headers);
     canonical::strip_rewrites(&mut parts.headers);
@@ -126,6 +115,8 @@ pub async fn ask(described: Described, body: Incoming, held: Held<'_>) -> Result
         config::Protocol::Http => {
             if websocket {
                 call.protocol = Protocol::WebSocket;
+                // What passes after the upgrade is not seen, so it counts as anything.
+                call.effect = Effect::Admin;
             } else if canonical::is_grpc(&call.headers) {
                 call.protocol = Protocol::Grpc;
             }
@@ -135,7 +126,7 @@ pub async fn ask(described: Described, body: Incoming, held: Held<'_>) -> Result
             return Err(Refusal::UnsupportedProtocol("this destination is reached through a tunnel only"));
         }
     };
-    Ok((Question { call, upstream, task, agent, secrets, tls }, body))
+    Ok((call, body))
 }
 
 async fn hold_mcp(call: &mut Call, body: Incoming, held: Held<'_>) -> Result<RequestBody, Refusal> {
@@ -149,7 +140,7 @@ async fn hold_mcp(call: &mut Call, body: Incoming, held: Held<'_>) -> Result<Req
         call.mcp = Some(message);
         return Ok(RequestBody::empty());
     }
-    let (bytes, _room) = hold(body, &call.headers, held.limits, held.budget).await?;
+    let bytes = hold(body, &call.headers, held.limits, held.budget).await?;
     let message = McpCall::parse(&bytes, &call.headers, held.limits.json_depth)?;
     if let Some(id) = &message.id {
         *held.shape = Shape::JsonRpc { id: id.clone() };
@@ -161,29 +152,116 @@ async fn hold_mcp(call: &mut Call, body: Incoming, held: Held<'_>) -> Result<Req
     Ok(RequestBody::held(bytes))
 }
 
-/// Collects a body of at most `inspect_bytes`. The room it takes is given back when the permit is dropped.
-async fn hold<'a>(
-    mut body: Incoming,
-    headers: &HeaderMap,
-    limits: &Limits,
-    budget: &'a Semaphore,
-) -> Result<(Bytes, SemaphorePermit<'a>), Refusal> {
+/// Collects a body of at most `inspect_bytes`. The room it takes is given back when the last of its bytes is dropped.
+async fn hold<B>(body: B, headers: &HeaderMap, limits: &Limits, budget: &Arc<Semaphore>) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limits.inspect_bytes) {
         return Err(Refusal::BodyTooLarge);
     }
-    let room = announced.unwrap_or(limits.inspect_bytes).max(1);
-    let room = u32::try_from(room).map_err(|_| Refusal::BodyTooLarge)?;
-    let permit = budget.try_acquire_many(room).map_err(|_| Refusal::InspectionFull)?;
-    let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default());
+    let room = u32::try_from(announced.unwrap_or(limits.inspect_bytes).max(1)).map_err(|_| Refusal::BodyTooLarge)?;
+    let room = Arc::clone(budget).try_acquire_many_owned(room).map_err(|_| Refusal::InspectionFull)?;
+    let arriving = collect(body, announced.unwrap_or_default(), limits.inspect_bytes);
+    // Or an agent could fill the room with bodies that never end.
+    let bytes = timeout(ARRIVAL, arriving).await.unwrap_or(Err(Refusal::BodyIncomplete))?;
+    Ok(Bytes::from_owner(Inspected { bytes, room }))
+}
+
+async fn collect<B>(mut body: B, expected: usize, most: usize) -> Result<BytesMut, Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut bytes = BytesMut::with_capacity(expected);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Refusal::BodyIncomplete)?;
         // Trailers of a held body are not part of the message, and nothing behind reads them.
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > limits.inspect_bytes {
+        if bytes.len() + data.len() > most {
             return Err(Refusal::BodyTooLarge);
         }
         bytes.extend_from_slice(&data);
     }
-    Ok((bytes.freeze(), permit))
+    Ok(bytes)
+}
+
+/// Bytes that were held for policy, and the room that they take.
+struct Inspected {
+    bytes: BytesMut,
+    #[expect(dead_code, reason = "held for its Drop")]
+    room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Inspected {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// How long a body that must be held may take to arrive.
+const ARRIVAL: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
+
+    use super::*;
+
+    fn limits(inspect_bytes: usize) -> Limits {
+        let second = Duration::from_secs(1);
+        Limits {
+            connections: 1,
+            header_bytes: 1024,
+            inspect_bytes,
+            inspect_total: inspect_bytes,
+            json_depth: 8,
+            sniff: second,
+            connect: second,
+            drain: second,
+        }
+    }
+
+    fn announcing(length: usize) -> HeaderMap {
+        HeaderMap::from_iter([(header::CONTENT_LENGTH, length.into())])
+    }
+
+    #[tokio::test]
+    async fn the_room_of_a_body_is_taken_as_long_as_its_bytes_are_there() {
+        let budget = Arc::new(Semaphore::new(8));
+        let body = || Full::new(Bytes::from_static(b"hello"));
+
+        let bytes = hold(body(), &announcing(5), &limits(8), &budget).await.expect("there is room");
+        let part = bytes.slice(1..);
+        drop(bytes);
+        assert_eq!((&*part, budget.available_permits()), (&b"ello"[..], 3));
+        let refused = hold(body(), &announcing(5), &limits(8), &budget).await;
+        assert!(matches!(refused, Err(Refusal::InspectionFull)));
+        drop(part);
+        assert_eq!(budget.available_permits(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_body_larger_than_the_limit_is_refused_announced_or_not() {
+        let budget = Arc::new(Semaphore::new(8));
+        for headers in [announcing(5), HeaderMap::new(), announcing(1)] {
+            let refused = hold(Full::new(Bytes::from_static(b"hello")), &headers, &limits(4), &budget).await;
+            assert!(matches!(refused, Err(Refusal::BodyTooLarge)), "{headers:?}");
+            assert_eq!(budget.available_permits(), 8);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_gives_its_room_back() {
+        let budget = Arc::new(Semaphore::new(8));
+        let silent = StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>());
+
+        let refused = hold(silent, &HeaderMap::new(), &limits(8), &budget).await;
+
+        assert!(matches!(refused, Err(Refusal::BodyIncomplete)));
+        assert_eq!(budget.available_permits(), 8);
+    }
 }

@@ -91,7 +91,8 @@ pub fn changes(proxy: SocketAddr, trust: &Trust, direct: &[&str], java_options: 
 
 /// The variables that hold one of these secrets: the sidecar's own, which the command must not inherit.
 pub fn holding(variables: impl Iterator<Item = (OsString, OsString)>, secrets: &[&str]) -> Vec<String> {
-    let holds = |value: &OsString| value.to_str().is_some_and(|value| secrets.iter().any(|secret| value.contains(secret)));
+    let holds =
+        |value: &OsString| value.to_str().is_some_and(|value| secrets.iter().any(|secret| value.contains(secret)));
     variables.filter(|(_, value)| holds(value)).filter_map(|(name, _)| name.into_string().ok()).collect()
 }
 

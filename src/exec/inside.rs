@@ -262,9 +262,4 @@ mod tests {
         let error = start(Path::new("/bin/sh"), &["-c", "echo no such thing >&2; exit 3"], "").expect_err("it fails");
         assert!(error.to_string().ends_with("failed: no such thing"), "{error}");
     }
-
-    #[test]
-    fn addresses_for_names_and_the_own_address_differ() {
-        assert!(!crate::listener::dns::Names::is_synthetic(OWN_ADDRESS.into()));
-    }
 }

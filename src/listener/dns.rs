@@ -64,12 +64,6 @@ impl Names {
         table.addresses.insert(name, address);
         Some(address)
     }
-
-    /// Whether the address lies in the range that names are given addresses from. One without a name leads nowhere and
-    /// must not be dialled.
-    pub fn is_synthetic(ip: IpAddr) -> bool {
-        matches!(ip.to_canonical(), IpAddr::V4(v4) if u32::from(v4) >> 17 == u32::from(FIRST) >> 17)
-    }
 }
 
 /// Answers queries on this socket until `shutdown`. `upstreams` gives the destinations in force at that moment.
@@ -263,7 +257,6 @@ mod tests {
             assert_eq!((message.metadata.id, message.metadata.response_code), (7, ResponseCode::NoError));
             let ip = IpAddr::V4(address(&message).expect("an address"));
             assert_eq!(names.name_of(ip).as_deref(), Some(canonical));
-            assert!(Names::is_synthetic(ip));
         }
         assert_eq!(names.table.read().expect("whole").names.len(), 2);
     }
@@ -359,11 +352,6 @@ mod tests {
         }
         let mapped = "::ffff:198.18.0.1".parse().expect("an address");
         assert_eq!(names.name_of(mapped).as_deref(), Some("api.example.com"));
-        for (ip, synthetic) in
-            [("198.18.0.0", true), ("198.19.255.255", true), ("198.17.255.255", false), ("198.20.0.0", false)]
-        {
-            assert_eq!(Names::is_synthetic(ip.parse().expect("an address")), synthetic, "{ip}");
-        }
     }
 
     #[tokio::test]

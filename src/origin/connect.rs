@@ -90,10 +90,8 @@ impl Connector {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = http1::Builder::new()
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| Refusal::OriginProtocol)?;
+        let (sender, connection) =
+            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|_| Refusal::OriginProtocol)?;
         self.drain.spawn_background(async move {
             // Errors reach the call that waits for its answer.
             let _ = connection.with_upgrades().await;
@@ -122,11 +120,7 @@ impl Connector {
 }
 
 fn open<S>(route: &Route, sender: S, peer: SocketAddr) -> Result<Open<S>, Refusal> {
-    let text = if route.port == route.scheme.default_port() {
-        route.host.to_string()
-    } else {
-        format!("{}:{}", route.host, route.port)
-    };
+    let text = route.scheme.authority(&route.host, route.port);
     let authority =
         Authority::try_from(text.as_str()).map_err(|_| Refusal::MalformedRequest("the host is not valid"))?;
     let host = HeaderValue::try_from(text).map_err(|_| Refusal::MalformedRequest("the host is not valid"))?;

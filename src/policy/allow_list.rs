@@ -5,7 +5,9 @@
 //!
 //! An entry without `methods`, `paths` or `effects` permits all of them. Tools are never permitted by silence: a
 //! `tools/call` needs an entry that names the tool, and an entry that names tools permits nothing else but the messages
-//! that a session needs. Bytes in a tunnel show none of this, so only an entry that asks for nothing matches them.
+//! that a session needs. Bytes in a tunnel show none of this, so only an entry that asks for nothing matches them. A
+//! WebSocket begins as a GET but may do anything afterwards: an entry that bounds effects or methods permits it only when
+//! it lists the effect `admin`.
 
 mod entry;
 mod pattern;
@@ -16,7 +18,7 @@ use serde_json::Value;
 
 use self::{entry::Entry, pattern::Patterns};
 use super::bundle::LoadError;
-use crate::call::{Call, Protocol};
+use crate::call::{Call, Effect, Protocol, mcp};
 
 /// A compiled allow-list.
 #[derive(Debug, Default)]
@@ -48,6 +50,8 @@ enum Message<'a> {
     Plain,
     /// Bytes that can't be looked into.
     Tunnel,
+    /// Bytes that can't be looked into either, after a request that was.
+    WebSocket,
     /// What an MCP session needs to exist: it touches nothing behind the server.
     Session,
     /// An MCP call of this tool.
@@ -107,7 +111,7 @@ impl Destination {
         let paths = self.paths.owners(asked.path);
         let tools = match asked.message {
             Message::Tool(name) => self.tools.owners(name),
-            Message::Plain | Message::Tunnel | Message::Session | Message::Other => Vec::new(),
+            Message::Plain | Message::Tunnel | Message::WebSocket | Message::Session | Message::Other => Vec::new(),
         };
         let permits = |(index, entry): &(usize, &Entry)| {
             let path = entry.paths.is_none() || paths.contains(index);
@@ -115,6 +119,7 @@ impl Destination {
             let message = match asked.message {
                 Message::Plain | Message::Other => effect && entry.tools.is_none(),
                 Message::Tunnel => entry.asks_for_nothing(),
+                Message::WebSocket => entry.permits_anything_done() && entry.tools.is_none(),
                 Message::Session => true,
                 Message::Tool(_) => effect && tools.contains(index),
             };
@@ -129,7 +134,8 @@ impl<'a> Asked<'a> {
         let method = call.http.method.as_str();
         let said = call.mcp.as_ref().map(|mcp| (mcp.method.as_str(), mcp.tool.as_deref()));
         let message = match call.protocol {
-            Protocol::Http | Protocol::Grpc | Protocol::WebSocket => Message::Plain,
+            Protocol::Http | Protocol::Grpc => Message::Plain,
+            Protocol::WebSocket => Message::WebSocket,
             Protocol::Tunnel => Message::Tunnel,
             Protocol::Mcp => Message::in_mcp(method, said),
         };
@@ -142,6 +148,7 @@ impl<'a> Asked<'a> {
         let method = text("/method").unwrap_or_default();
         let message = match text("/protocol")? {
             "tunnel" => Message::Tunnel,
+            "websocket" => Message::WebSocket,
             "mcp" => Message::in_mcp(method, text("/mcp/method").map(|said| (said, text("/mcp/tool")))),
             _ => Message::Plain,
         };
@@ -161,12 +168,15 @@ impl<'a> Message<'a> {
             None if matches!(http_method, "GET" | "DELETE") => Self::Session,
             None => Self::Other,
             Some(("tools/call", Some(tool))) => Self::Tool(tool),
-            Some((method, _)) if SESSION_METHODS.contains(&method) || method.starts_with("notifications/") => {
-                Self::Session
-            }
+            Some((method, _)) if SESSION_METHODS.contains(&method) || is_harmless_notification(method) => Self::Session,
             Some(_) => Self::Other,
         }
     }
+}
+
+/// Whether it only tells the server how the client is doing. An extension's notification may do anything.
+fn is_harmless_notification(method: &str) -> bool {
+    method.starts_with("notifications/") && mcp::effect_of(method) == Effect::Read
 }
 
 /// What a client asks before it can call a tool.
@@ -246,6 +256,8 @@ mod tests {
             (mcp("initialize", None), "silent one some every reads"),
             (mcp("tools/list", None), "silent one some every reads"),
             (mcp("notifications/initialized", None), "silent one some every reads"),
+            (mcp("notifications/x-vendor/delete_everything", None), "silent"),
+            (mcp("notifications/", None), "silent"),
         ] {
             assert_eq!(found(&list, &input), expected, "{input}");
         }
@@ -262,6 +274,24 @@ mod tests {
         let input = json!({"call": {"protocol": "tunnel", "method": "CONNECT", "effect": "admin"},
                            "destination": {"name": "github"}});
         assert_eq!(found(&list, &input), "all");
+    }
+
+    #[test]
+    fn a_websocket_is_not_permitted_by_what_permits_reading() {
+        let list = list(json!([
+            {"id": "all", "destination": "github"},
+            {"id": "get", "destination": "github", "methods": ["GET"]},
+            {"id": "reads", "destination": "github", "effects": ["read"]},
+            {"id": "path", "destination": "github", "paths": ["/socket"]},
+            {"id": "admin", "destination": "github", "effects": ["admin"]},
+            {"id": "both", "destination": "github", "methods": ["GET"], "effects": ["admin"]},
+            {"id": "post", "destination": "github", "methods": ["POST"], "effects": ["admin"]},
+            {"id": "elsewhere", "destination": "github", "paths": ["/other"], "effects": ["admin"]},
+            {"id": "tool", "destination": "github", "tools": ["*"]},
+        ]));
+        let input = json!({"call": {"protocol": "websocket", "method": "GET", "path": "/socket", "effect": "admin"},
+                           "destination": {"name": "github"}});
+        assert_eq!(found(&list, &input), "all path admin both");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Decoding is strict everywhere, also below `obligations`, and also where a field would not matter for the decision:
 //! a misspelt obligation must not become a yes without it. A yes that is bound to something this version can't do is
-//! no yes either.
+//! no yes either. What policy says to people is shown without the secrets that it may have copied from its input.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use http::HeaderName;
 use regorus::Value;
 
 use super::Undecided;
-use crate::config::values::Period;
+use crate::{config::values::Period, secret::mask};
 
 /// A decoded answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,8 +97,6 @@ pub struct Obligations {
     pub max_ttl: Option<Duration>,
     /// Header fields to remove from the request.
     pub strip_headers: Vec<HeaderName>,
-    /// Whether the call counts as sensitive.
-    pub sensitive: bool,
     /// Who may approve the call and for how long, where an approval is required.
     pub approval: Option<Approval>,
 }
@@ -127,9 +125,9 @@ impl Answer {
         for field in fields(value)? {
             match field? {
                 ("decision", value) => decision = Some(verdict(value)?),
-                ("reason", value) => answer.reason = text(value)?,
-                ("message", value) => answer.message = text(value)?,
-                ("rule", value) => answer.rule = text(value)?,
+                ("reason", value) => answer.reason = said(value)?,
+                ("message", value) => answer.message = said(value)?,
+                ("rule", value) => answer.rule = said(value)?,
                 ("class", value) => class = Some(policy_class(value)?),
                 ("obligations", value) => bound = Bound::decode(value)?,
                 ("cache", value) => answer.cache_ttl = cache_ttl(value)?,
@@ -179,9 +177,9 @@ impl Bound {
                 ("scopes", value) => obligations.scopes = Some(texts(value)?),
                 ("max_ttl", value) => obligations.max_ttl = Some(duration(value)?),
                 ("strip_headers", value) => obligations.strip_headers = header_names(value)?,
-                ("sensitive", value) => obligations.sensitive = boolean(value)?,
                 ("approval", value) => obligations.approval = Some(approval(value)?),
                 ("redact", value) => bound.beyond_us |= !pointers(value)?.is_empty(),
+                ("sensitive", value) => bound.beyond_us |= boolean(value)?,
                 ("recheck", value) => {
                     duration(value)?;
                     bound.beyond_us = true;
@@ -263,6 +261,11 @@ fn string(value: &Value) -> Result<&str, Undecided> {
         Value::String(text) => Ok(text.as_ref()),
         _ => Err(Undecided::WrongType),
     }
+}
+
+/// What records, spans and the agent are told, without secrets.
+fn said(value: &Value) -> Result<Arc<str>, Undecided> {
+    string(value).map(|text| mask::text(text).into())
 }
 
 /// Copied rather than shared: the engine's own reference would tie this answer's count to one worker's memory.

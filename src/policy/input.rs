@@ -2,7 +2,8 @@
 //!
 //! An [`Input`] only borrows the facts of a call. Of the whole schema, which stands in one table ([`field::FIELDS`]),
 //! only the fields that the loaded policy reads are ever turned into the engine's values or into a key. What is not
-//! known is absent, never invented: `task.history`, for one, is undefined until something counts.
+//! known is absent, never invented: `task.history`, for one, is undefined until something counts. Secrets of a known format
+//! are shown nowhere in it, and the key is over what is shown.
 
 pub mod encode;
 pub mod field;
@@ -217,7 +218,6 @@ pub(crate) mod tests {
             "subject": {"kind": "none"},
             "task": {"id": "task-1", "source": "static", "purpose": "triage", "max_effect": "write",
                      "ceiling": "internal", "expires_at": "2096-10-02T07:06:40Z", "epoch": 7},
-            "delegation": {"depth": 0, "chain": []},
             "call": {"protocol": "http", "effect": "write", "method": "POST", "scheme": "https",
                      "host": "api.github.com", "port": 443, "path": "/repos/o/r/issues",
                      "segments": ["repos", "o", "r", "issues"], "query": {"q": ["x", "y"], "page": ["2"]},
@@ -227,7 +227,7 @@ pub(crate) mod tests {
                      "embedded_urls": ["https://example.org/x"]},
             "destination": {"name": "github", "zone": "internet", "environment": "prod",
                             "classification": "internal", "ip": "203.0.113.7", "ip_class": "public",
-                            "tls": "intercept", "first_seen": false},
+                            "tls": "intercept"},
             "credential": {"name": "github-app", "kind": "file", "revocable": false},
             "secrets": [{"kind": "github_pat", "where": "header:authorization"}],
             "approval": {"state": "none", "id": null},
@@ -266,5 +266,88 @@ pub(crate) mod tests {
         assert!(json.get("credential").is_none());
         assert!(json["destination"].get("ip").is_none() && json["destination"].get("ip_class").is_none());
         assert!(json["call"].get("mcp").is_none());
+    }
+
+    #[test]
+    fn what_nothing_fills_yet_can_be_read_and_is_undefined() {
+        let mut scene = Scene::http();
+        scene.agent.labels.clear();
+        let json = scene.to_json();
+        for absent in ["/delegation", "/destination/first_seen", "/agent/labels", "/task/history", "/task/taint"] {
+            assert_eq!(json.pointer(absent), None, "{absent}");
+            let read = format!("package t\na := input{}\n", absent.replace('/', "."));
+            let mut engine = regorus::Engine::new();
+            engine.add_policy("t.rego".into(), read).unwrap();
+            assert!(ReadSet::of_modules(engine.get_modules()).unknown_paths().is_empty(), "{absent}");
+        }
+    }
+
+    /// A call that says a secret wherever one must travel on.
+    fn telling(fill: &str) -> Scene {
+        let pat = format!("ghp_{}", fill.repeat(36));
+        let mut scene = Scene::mcp(json!({"note": format!("delete all {pat}"), "list": [{&pat: 1}]}));
+        scene.call.http.path = format!("/v1/{pat}/bot123456789:{}", fill.repeat(35));
+        scene.call.http.segments = vec!["v1".into(), pat.clone(), format!("bot123456789:{}", fill.repeat(35))];
+        scene.call.headers.insert("mcp-name", format!("tool {pat}").parse().unwrap());
+        scene.call.embedded_urls = vec![format!("https://a.test/?t={pat}")];
+        scene.call.body.json = Some(json!([pat]));
+        if let Some(mcp) = &mut scene.call.mcp {
+            mcp.tool = Some(format!("tool {pat}"));
+            mcp.method = format!("method/{pat}");
+        }
+        scene
+    }
+
+    #[test]
+    fn a_secret_is_shown_nowhere_and_is_in_no_key() {
+        let scene = telling("a");
+        let document = scene.to_json();
+        let call = &document["call"];
+        for (shown, expected) in [
+            (&call["path"], json!("/v1/REDACTED/REDACTED")),
+            (&call["segments"], json!(["v1", "REDACTED", "REDACTED"])),
+            (&call["headers"]["mcp-name"], json!(["tool REDACTED"])),
+            (&call["embedded_urls"], json!(["https://a.test/?t=REDACTED"])),
+            (&call["body"]["json"], json!(["REDACTED"])),
+            (&call["mcp"]["tool"], json!("tool REDACTED")),
+            (&call["mcp"]["method"], json!("method/REDACTED")),
+            (&call["mcp"]["arguments"], json!({"note": "delete all REDACTED", "list": [{"REDACTED": 1}]})),
+        ] {
+            assert_eq!(*shown, expected);
+        }
+        assert!(!document.to_string().contains("aaaaaaaa"), "{document}");
+        for rules in [
+            "a := input",
+            "a := [input.call.segments[1], input.call.embedded_urls[0], input.call.headers[\"mcp-name\"]]",
+            "a := [input.call.mcp.arguments.note, input.call.mcp.arguments.list[0]]",
+        ] {
+            let mut engine = regorus::Engine::new();
+            engine.add_policy("t.rego".into(), format!("package t\n{rules}\n")).unwrap();
+            let reads = ReadSet::of_modules(engine.get_modules());
+            let key = scene.key(&reads);
+            assert!(!key.windows(8).any(|window| window == b"aaaaaaaa"), "{rules}");
+            assert_eq!(key, telling("b").key(&reads), "what policy can't tell apart is one question: {rules}");
+            let mut template = value::Template::new(reads.reads());
+            let seen = value::to_json(&template.fill(Document { input: &scene.input(), matches: &[] })).to_string();
+            assert!(!seen.contains("aaaaaaaa") && seen.contains("REDACTED"), "{rules}: {seen}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_with_a_secret_is_gone_before_policy_looks() {
+        let pat = format!("ghp_{}", "a".repeat(36));
+        for pair in
+            [format!("q={pat}"), format!("q=x+{pat}+y"), format!("{pat}=1"), format!("q={}", pat.replace('_', "%5F"))]
+        {
+            let uri = format!("https://api.github.com/x?page=2&{pair}");
+            let (mut parts, ()) = ::http::Request::get(uri).body(()).unwrap().into_parts();
+            crate::secret::strip::strip(&mut parts, &mut Vec::new());
+            let leg = crate::call::http::Leg { scheme: Scheme::Https, expected: None, proxy: false };
+            parts.uri = parts.uri.path_and_query().unwrap().as_str().parse().unwrap();
+            parts.headers.insert("host", "api.github.com".parse().unwrap());
+            let mut scene = Scene::http();
+            scene.call.http = crate::call::http::canonical(&parts, &leg).unwrap();
+            assert_eq!(scene.to_json()["call"]["query"], json!({"page": ["2"]}), "{pair}");
+        }
     }
 }

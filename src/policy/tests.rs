@@ -39,13 +39,12 @@ fn denial(rules: &str) -> Denial {
 #[test]
 fn a_clear_yes_is_a_permit_with_its_obligations() {
     let policy = compile(
-        r#"decision := {"decision": "allow", "rule": "t.fine", "reason": "fine", "obligations": {"max_ttl": "1m", "sensitive": true}}"#,
+        r#"decision := {"decision": "allow", "rule": "t.fine", "reason": "fine", "obligations": {"max_ttl": "1m", "sensitive": false}}"#,
     );
     let decision = decide(&policy, &Scene::http(), Mode::Enforce);
     let permit = decision.outcome.unwrap();
     assert_eq!((&**permit.rule(), &**permit.reason(), permit.enforced()), ("t.fine", "fine", true));
     assert_eq!(permit.obligations().max_ttl, Some(Duration::from_secs(60)));
-    assert!(permit.obligations().sensitive);
     assert_eq!(&*decision.revision, "r1");
     assert!(decision.shadowed.is_none());
 }
@@ -80,6 +79,7 @@ fn what_is_no_decision_is_a_denial_of_class_policy_error_with_its_own_label() {
         (r#"decision := {"decision": "yes"}"#, Undecided::WrongType),
         (r#"decision := {"decision": "allow", "allowed": true}"#, Undecided::UnknownField),
         (r#"decision := {"decision": "allow", "obligations": {"redact": ["/a"]}}"#, Undecided::Obligation),
+        (r#"decision := {"decision": "allow", "obligations": {"sensitive": true}}"#, Undecided::Obligation),
     ] {
         let denial = denial(rules);
         assert_eq!(denial.kind, DenialKind::Undecided(why), "{rules}");
@@ -90,10 +90,10 @@ fn what_is_no_decision_is_a_denial_of_class_policy_error_with_its_own_label() {
 
 #[test]
 fn shadow_mode_lets_go_on_what_was_denied_and_says_so() {
-    for rules in [r#"decision := {"decision": "deny", "obligations": {"sensitive": true}}"#, "decision := true"] {
+    for rules in [r#"decision := {"decision": "deny", "obligations": {"max_ttl": "1m"}}"#, "decision := true"] {
         let decision = decide(&compile(rules), &Scene::http(), Mode::Shadow);
         let permit = decision.outcome.unwrap();
-        assert!(!permit.enforced() && !permit.obligations().sensitive);
+        assert!(!permit.enforced() && permit.obligations().max_ttl.is_none());
         assert!(decision.shadowed.is_some(), "{rules}");
     }
     let allowed = decide(&compile(ALLOW), &Scene::http(), Mode::Shadow);

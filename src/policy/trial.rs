@@ -45,6 +45,10 @@ impl Trial {
 
 /// Tries a policy in a child process that is started from this program.
 pub fn run(sources: &Sources, config: &config::Policy, program: &Path) -> Result<(), LoadError> {
+    if std::env::var_os(MARK).is_some() {
+        // Another program than this one, started as a child, might do the same without end.
+        return Err(LoadError::one("policy: cannot be tried: this process is itself the child of a trial".to_owned()));
+    }
     let question = Question { sources: sources.clone(), decision: config.decision.clone() };
     let question = serde_json::to_vec(&question).map_err(|error| LoadError::one(format!("policy: {error}")))?;
     let mut child = start(program)
@@ -92,6 +96,7 @@ fn start(program: &Path) -> std::io::Result<Child> {
     Command::new(program)
         .args(["policy", "try-load"])
         .env_clear()
+        .env(MARK, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -166,6 +171,8 @@ fn samples() -> [serde_json::Value; 3] {
     [json!({}), plain, tool]
 }
 
+/// Set in the environment of a child.
+const MARK: &str = "TOLLGATE_TRIAL";
 /// For one evaluation; far more than any policy is given later.
 const BUDGET: Duration = Duration::from_secs(1);
 const WALL: Duration = Duration::from_secs(5);

@@ -22,7 +22,8 @@ pub enum Shape {
     Problem,
     /// A gRPC status in a response of headers only.
     Grpc,
-    /// A JSON-RPC error with the request's id.
+    /// A JSON-RPC error with the request's id. Its code is the HTTP status, which is outside the range that JSON-RPC and
+    /// MCP reserve; what is wrong with the message itself has a code of theirs.
     JsonRpc {
         /// A string or an integer.
         id: serde_json::Value,
@@ -67,15 +68,17 @@ impl Refusal {
         let detail = Arc::clone(&problem.detail);
         let mut response = match (shape, self) {
             (Shape::Grpc, _) => self.grpc(&detail),
-            (Shape::JsonRpc { id }, Self::Denied(_)) => json_rpc(StatusCode::OK, id, DENIED, &detail, problem),
-            (_, Self::MalformedMessage { code, .. }) => {
-                let id = match shape {
-                    Shape::JsonRpc { id } => id,
-                    Shape::Problem | Shape::Grpc => &serde_json::Value::Null,
-                };
+            (Shape::JsonRpc { id }, Self::MalformedMessage { code, .. }) => {
                 json_rpc(StatusCode::BAD_REQUEST, id, *code, &detail, problem)
             }
-            (Shape::JsonRpc { .. } | Shape::Problem, _) => json(self.status(), "application/problem+json", &problem),
+            (Shape::Problem, Self::MalformedMessage { code, .. }) => {
+                json_rpc(StatusCode::BAD_REQUEST, &serde_json::Value::Null, *code, &detail, problem)
+            }
+            // Clients of MCP end the whole session on another HTTP status than 200.
+            (Shape::JsonRpc { id }, _) => {
+                json_rpc(StatusCode::OK, id, i32::from(self.status().as_u16()), &detail, problem)
+            }
+            (Shape::Problem, _) => json(self.status(), "application/problem+json", &problem),
         };
         if let Some(after) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
@@ -113,7 +116,26 @@ impl Refusal {
                 DenialKind::ApprovalRequired => "Approval required",
                 DenialKind::Undecided(_) => "Not decided by policy",
             },
-            _ => self.status().canonical_reason().unwrap_or("Refused"),
+            Self::MalformedRequest(_) | Self::MalformedMessage { .. } => "Malformed request",
+            Self::HeaderTooLarge => "Header section too large",
+            Self::BodyTooLarge => "Body too large",
+            Self::BodyIncomplete => "Body incomplete",
+            Self::NameMismatch(_) => "Names do not agree",
+            Self::UnknownDestination => "Unknown destination",
+            Self::AddressForbidden(_) | Self::OwnAddress => "Forbidden address",
+            Self::UnknownProtocol | Self::UnsupportedProtocol(_) => "Protocol not served",
+            Self::AgentTls => "TLS with the agent failed",
+            Self::TaskExpired => "Task ended",
+            Self::DestinationChanged => "Destination changed",
+            Self::Credential(_) | Self::CredentialCleartext => "No credential",
+            Self::OriginUnresolved | Self::OriginUnreachable => "Destination not reachable",
+            Self::OriginCertificate(_) => "Destination not verified",
+            Self::OriginTimeout => "Destination did not answer",
+            Self::OriginProtocol => "Destination broke off",
+            Self::InspectionFull | Self::TooManyConnections => "Too much at a time",
+            Self::AuditUnavailable => "No record can be kept",
+            Self::Stopping => "Stopping",
+            Self::Panicked => "Fault in the sidecar",
         }
     }
 
@@ -132,13 +154,36 @@ impl Refusal {
 
     fn grpc_status(&self) -> u16 {
         match self {
-            Self::Denied(denial) if denial.kind == DenialKind::ApprovalRequired => FAILED_PRECONDITION,
-            refusal => match refusal.status().as_u16() {
-                400 | 413 | 431 => INVALID_ARGUMENT,
-                500 => INTERNAL,
-                502..=504 => UNAVAILABLE,
-                _ => PERMISSION_DENIED,
+            Self::Denied(denial) => match denial.kind {
+                DenialKind::ApprovalRequired => FAILED_PRECONDITION,
+                DenialKind::Rule | DenialKind::Undecided(_) => PERMISSION_DENIED,
             },
+            Self::MalformedRequest(_)
+            | Self::MalformedMessage { .. }
+            | Self::HeaderTooLarge
+            | Self::BodyTooLarge
+            | Self::BodyIncomplete => INVALID_ARGUMENT,
+            Self::NameMismatch(_)
+            | Self::UnknownDestination
+            | Self::AddressForbidden(_)
+            | Self::OwnAddress
+            | Self::UnknownProtocol
+            | Self::UnsupportedProtocol(_)
+            | Self::AgentTls
+            | Self::TaskExpired
+            | Self::DestinationChanged
+            | Self::CredentialCleartext => PERMISSION_DENIED,
+            Self::Credential(_)
+            | Self::InspectionFull
+            | Self::OriginUnresolved
+            | Self::OriginUnreachable
+            | Self::OriginCertificate(_)
+            | Self::OriginTimeout
+            | Self::OriginProtocol
+            | Self::AuditUnavailable
+            | Self::TooManyConnections
+            | Self::Stopping => UNAVAILABLE,
+            Self::Panicked => INTERNAL,
         }
     }
 }
@@ -163,9 +208,6 @@ fn json(status: StatusCode, content_type: &'static str, document: &impl Serializ
 }
 
 const SERIALISES: &str = "strings, numbers and lists of them always serialise";
-
-/// The application's own code for a denial: outside the range that JSON-RPC and MCP reserve.
-const DENIED: i32 = 403;
 
 const INVALID_ARGUMENT: u16 = 3;
 const PERMISSION_DENIED: u16 = 7;

@@ -1,10 +1,10 @@
 //! Tells known secret formats by their shape: a prefix, a length and an alphabet.
 //!
-//! Looking allocates nothing and never fails. A format is listed only when its prefix makes a false find unlikely: a
+//! Looking for one allocates nothing and never fails. A format is listed only when its prefix makes a false find unlikely: a
 //! UUID, a commit's digest or a word is never taken for a secret, and a secret without a mark of its own is not found
 //! here.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 /// The kind of the first secret of a known format in this text, alone or among other words.
 pub fn find(text: &[u8]) -> Option<&'static str> {
@@ -16,6 +16,22 @@ pub fn find(text: &[u8]) -> Option<&'static str> {
         Some(first) if STARTS[usize::from(*first)] && word.len() >= SHORTEST => word_kind(word),
         _ => None,
     })
+}
+
+/// Where the secrets of a known format stand in this text, in order. Of a private key: its lines.
+pub fn places(text: &[u8]) -> Vec<Range<usize>> {
+    let has_key = contains(text, b"-----BEGIN") && contains(text, b"PRIVATE");
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+    let is_key_line = |word: &[u8]| has_key && word.len() >= SHORTEST && word.iter().all(is_base64);
+    let mut places = Vec::new();
+    let mut start = 0;
+    for word in text.split(|byte| !(WORD[usize::from(*byte)] || has_key && is_base64(byte))) {
+        if is_key_line(word) || find(word).is_some() {
+            places.push(start..start + word.len());
+        }
+        start += word.len() + 1;
+    }
+    places
 }
 
 /// Whether this path segment is `bot<digits>:<token>`, as Telegram's API wants it.

@@ -62,7 +62,7 @@ impl Listeners {
             .collect()
     }
 
-    /// Serves all of them until the sidecar's drain stops.
+    /// Serves all of them until the sidecar's drain stops; health until it closes.
     pub(super) fn serve(self, sidecar: &Arc<Sidecar>) {
         for listener in self.proxy {
             sidecar.drain.spawn(accept(Arc::clone(sidecar), listener, Way::Proxy));
@@ -77,8 +77,8 @@ impl Listeners {
         }
         if let Some(listener) = self.health {
             let metrics = Arc::clone(sidecar.recorder.metrics());
-            let serving = health::serve(listener, sidecar.readiness.clone(), metrics, sidecar.drain.token());
-            sidecar.drain.spawn(serving);
+            // Shutdown does not wait for it but ends it last, so that it is seen why the sidecar is not ready meanwhile.
+            sidecar.drain.spawn_background(health::serve(listener, sidecar.readiness.clone(), metrics));
         }
     }
 }

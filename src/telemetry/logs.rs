@@ -28,7 +28,7 @@ fn filter(level: &str) -> anyhow::Result<EnvFilter> {
 }
 
 // A directive covers every target that begins with it.
-const SILENT: &str = "hyper=off,h2=off,tower=off,tonic=off,rustls=off,opentelemetry=off,hickory=off";
+const SILENT: &str = "hyper=off,h2=off,rustls=off,hickory=off";
 
 #[cfg(test)]
 mod tests {

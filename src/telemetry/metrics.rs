@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    audit::{Ended, Outcome, cache_use, version},
+    audit::{Ended, Outcome, version},
     config::{HostPattern, Upstream},
     credential,
 };
@@ -170,7 +170,7 @@ impl Metrics {
 
     fn record_decision(&self, ended: &Ended<'_>) {
         if let Some(decision) = &ended.facts.decision {
-            self.decisions.get_or_create(&DecisionLabels { cache: cache_use(decision.cached) }).inc();
+            self.decisions.get_or_create(&DecisionLabels { cache: decision.cached.as_str() }).inc();
             self.decision_duration.observe(decision.duration.as_secs_f64());
         }
     }

@@ -1,53 +1,39 @@
 //! Delivers spans to an OTLP endpoint, over HTTP (protobuf) or gRPC.
 //!
-//! Spans wait in a bounded queue that a thread of its own empties. When the endpoint is slow or down the queue fills and
-//! further spans are dropped and counted; nothing waits for it but shutdown, and that for a limited time. The endpoint's
-//! certificate is verified with the roots that origins are verified with.
+//! Spans wait as they are to be sent, in a buffer that is bounded in spans and bytes; one task empties it. When the endpoint
+//! is slow or down the buffer fills, and further spans are dropped and counted; nothing waits for it but shutdown, and that
+//! for a limited time. The endpoint's certificate is verified with the roots that origins are verified with.
+
+mod collector;
 
 use std::{
-    collections::HashMap,
-    fmt,
-    future::Future,
-    pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use anyhow::Context;
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use opentelemetry::KeyValue;
-use opentelemetry_http::{HttpClient, HttpError};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
-use opentelemetry_sdk::{
-    Resource,
-    error::{OTelSdkError, OTelSdkResult},
-    trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter as _, SpanProcessor},
-};
 use prometheus_client::metrics::counter::Counter;
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{
+    runtime::Handle,
+    select,
+    sync::Notify,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
-use crate::config::{Otlp, OtlpProtocol};
+use self::collector::Collector;
+use super::protobuf::Writer;
+use crate::config::Otlp;
 
-/// An open way to an OTLP endpoint.
+/// An open way to an OTLP endpoint. What waits when it is dropped is still delivered, if the runtime goes on.
 pub struct Export {
-    processor: BatchSpanProcessor,
     queue: Arc<Queue>,
-}
-
-/// How full the processor's queue is: it drops in silence, so that we count.
-struct Queue {
-    waiting: AtomicUsize,
-    dropped: Counter,
+    runtime: Handle,
+    stop: CancellationToken,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Export {
@@ -58,288 +44,176 @@ impl Export {
     ///
     /// When the endpoint or a header is not valid.
     pub fn new(settings: &Otlp, tls: &rustls::ClientConfig, dropped: Counter) -> anyhow::Result<Self> {
-        let mut exporter = match settings.protocol {
-            OtlpProtocol::Http => over_http(settings, tls)?,
-            OtlpProtocol::Grpc => over_grpc(settings, tls)?,
-        };
-        exporter.set_resource(&resource(settings));
-        let queue = Arc::new(Queue { waiting: AtomicUsize::new(0), dropped });
-        let delivery = Delivery { exporter: Arc::new(exporter), runtime: Handle::current(), queue: Arc::clone(&queue) };
-        let config = BatchConfigBuilder::default()
-            .with_max_queue_size(QUEUE)
-            .with_max_export_batch_size(BATCH)
-            .with_scheduled_delay(DELAY)
-            .build();
-        Ok(Self { processor: BatchSpanProcessor::new(delivery, config), queue })
+        let collector = Collector::new(settings, tls)?;
+        let (queue, stop) = (Arc::new(Queue::new(dropped)), CancellationToken::new());
+        let task = tokio::spawn(deliver(Arc::clone(&queue), collector, stop.clone()));
+        Ok(Self { queue, runtime: Handle::current(), stop, task: Mutex::new(Some(task)) })
     }
 
-    /// Takes a finished span, or drops it when too many wait.
-    pub(super) fn end(&self, span: SpanData) {
-        if self.queue.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE {
-            self.queue.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.queue.dropped.inc();
-            return;
-        }
-        self.processor.on_end(span);
+    /// Takes the spans of a call, or drops them when too many wait.
+    pub(super) fn add(&self, spans: usize, write: impl FnOnce(&mut Writer)) {
+        self.queue.add(spans, write);
     }
 
     /// Delivers what waits, for this long at most. Blocks.
     pub(super) fn shutdown(&self, limit: Duration) {
-        if let Err(error) = self.processor.shutdown_with_timeout(limit) {
-            tracing::warn!(%error, "the last spans were not delivered");
+        self.stop.cancel();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut task) = task else { return };
+        let delivered = self.runtime.block_on(async {
+            let ended = timeout(limit, &mut task).await.is_ok();
+            if !ended {
+                task.abort();
+                // Its last batch is counted when it is gone.
+                let _ = task.await;
+            }
+            ended
+        });
+        self.queue.close();
+        if !delivered {
+            tracing::warn!("the last spans were not delivered");
         }
     }
 }
 
-/// Runs each delivery on the runtime, because the processor's own thread has none, and bounds its time.
-struct Delivery {
-    exporter: Arc<SpanExporter>,
-    runtime: Handle,
-    queue: Arc<Queue>,
+impl Drop for Export {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }
 
-impl opentelemetry_sdk::trace::SpanExporter for Delivery {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len();
-        let exporter = Arc::clone(&self.exporter);
-        let delivered = self.runtime.spawn(async move { timeout(DELIVERY, exporter.export(batch)).await }).await;
-        self.queue.waiting.fetch_sub(spans, Ordering::Relaxed);
-        let outcome = match delivered {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(OTelSdkError::Timeout(DELIVERY)),
-            Err(stopped) => Err(OTelSdkError::InternalFailure(stopped.to_string())),
-        };
-        if let Err(error) = &outcome {
-            self.queue.dropped.inc_by(spans as u64);
-            tracing::debug!(%error, spans, "spans were not delivered");
+/// Spans that wait.
+struct Queue {
+    waiting: Mutex<Waiting>,
+    // Set while there is no room, so that nothing is written in vain.
+    full: AtomicBool,
+    // Told of the first span that waits and of the one that makes a batch.
+    stirred: Notify,
+    dropped: Counter,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    spans: usize,
+    closed: bool,
+}
+
+impl Queue {
+    fn new(dropped: Counter) -> Self {
+        Self { waiting: Mutex::default(), full: AtomicBool::new(false), stirred: Notify::new(), dropped }
+    }
+
+    fn add(&self, spans: usize, write: impl FnOnce(&mut Writer)) {
+        if self.full.load(Ordering::Relaxed) {
+            self.dropped.inc_by(spans as u64);
+            return;
         }
-        outcome
+        // Written before the lock is taken, so that calls do not wait for each other's spans.
+        let mut writer = Writer::with_capacity(USUAL_SPAN * spans);
+        write(&mut writer);
+        let bytes = writer.into_bytes();
+        let mut waiting = self.lock();
+        let (before, after) = (waiting.spans, waiting.spans + spans);
+        if waiting.closed || after > QUEUE || waiting.bytes.len() + bytes.len() > QUEUE_BYTES {
+            self.full.store(true, Ordering::Relaxed);
+            drop(waiting);
+            // Where nothing waits, nobody would find out that there is room again.
+            self.stirred.notify_one();
+            self.dropped.inc_by(spans as u64);
+            return;
+        }
+        waiting.bytes.extend_from_slice(&bytes);
+        waiting.spans = after;
+        drop(waiting);
+        if before == 0 || (before < BATCH && after >= BATCH) {
+            self.stirred.notify_one();
+        }
+    }
+
+    fn has_batch(&self) -> bool {
+        self.lock().spans >= BATCH
+    }
+
+    /// Takes what waits. As much room as it took is made for what comes.
+    fn take(&self) -> Batch {
+        let used = self.lock().bytes.len();
+        let room = Vec::with_capacity(used);
+        let mut waiting = self.lock();
+        let bytes = std::mem::replace(&mut waiting.bytes, room);
+        let spans = std::mem::take(&mut waiting.spans);
+        self.full.store(waiting.closed, Ordering::Relaxed);
+        Batch { bytes, spans, dropped: self.dropped.clone() }
+    }
+
+    /// Takes no more. What waits is dropped.
+    fn close(&self) {
+        self.lock().closed = true;
+        drop(self.take());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Delivery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Delivery")
+/// Spans on their way: the `spans` of one `ScopeSpans`. Those that are not delivered are counted, whatever becomes of them.
+struct Batch {
+    bytes: Vec<u8>,
+    spans: usize,
+    dropped: Counter,
+}
+
+impl Batch {
+    async fn deliver(mut self, to: &Collector) {
+        let bytes = std::mem::take(&mut self.bytes);
+        match to.send(bytes).await {
+            Ok(rejected) => self.spans = self.spans.min(usize::try_from(rejected).unwrap_or(usize::MAX)),
+            Err(error) => {
+                tracing::debug!(error = %format_args!("{error:#}"), spans = self.spans, "spans were not delivered");
+            }
+        }
     }
 }
 
-fn over_http(settings: &Otlp, tls: &rustls::ClientConfig) -> anyhow::Result<SpanExporter> {
-    let client = HttpSender(Client::builder(TokioExecutor::new()).build(connector(tls, Some(CONNECT))));
-    // Checked here, because the exporter leaves out headers that are not valid.
-    headers(settings)?;
-    let exporter = SpanExporter::builder()
-        .with_http()
-        .with_endpoint(format!("{}/v1/traces", settings.endpoint.trim_end_matches('/')))
-        .with_protocol(Protocol::HttpBinary)
-        .with_timeout(DELIVERY)
-        .with_headers(settings.headers.iter().cloned().collect::<HashMap<_, _>>())
-        .with_http_client(client)
-        .build();
-    exporter.with_context(|| format!("telemetry.otlp.endpoint {:?}", settings.endpoint))
-}
-
-fn over_grpc(settings: &Otlp, tls: &rustls::ClientConfig) -> anyhow::Result<SpanExporter> {
-    let endpoint = tonic::transport::Endpoint::from_shared(settings.endpoint.clone())
-        .with_context(|| format!("telemetry.otlp.endpoint {:?}", settings.endpoint))?
-        .connect_timeout(CONNECT)
-        .timeout(DELIVERY);
-    // The connector opens TLS itself, so that the channel needs no TLS of its own.
-    let channel = endpoint.connect_with_connector_lazy(connector(tls, None));
-    let exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_channel(channel)
-        .with_metadata(tonic::metadata::MetadataMap::from_headers(headers(settings)?))
-        .with_timeout(DELIVERY)
-        .build();
-    exporter.with_context(|| format!("telemetry.otlp.endpoint {:?}", settings.endpoint))
-}
-
-fn connector(tls: &rustls::ClientConfig, connect: Option<Duration>) -> HttpsConnector<HttpConnector> {
-    let mut tls = tls.clone();
-    // The builder sets the protocols that fit what the client speaks.
-    tls.alpn_protocols.clear();
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_connect_timeout(connect);
-    let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-    match connect {
-        Some(_) => builder.enable_all_versions().wrap_connector(tcp),
-        None => builder.enable_http2().wrap_connector(tcp),
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.dropped.inc_by(self.spans as u64);
     }
 }
 
-fn headers(settings: &Otlp) -> anyhow::Result<HeaderMap> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &settings.headers {
-        let parsed = HeaderName::try_from(name.as_str()).with_context(|| format!("OTLP header {name:?}"))?;
-        // The value may be a secret: it is not shown.
-        let value = HeaderValue::from_str(value).with_context(|| format!("the value of OTLP header {name:?}"))?;
-        headers.append(parsed, value);
+/// Delivers a batch when it is whole or its first span has waited long enough, one after another.
+async fn deliver(queue: Arc<Queue>, collector: Collector, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        select! {
+            () = queue.stirred.notified() => {}
+            () = stop.cancelled() => {}
+        }
+        if !queue.has_batch() {
+            select! {
+                () = sleep(DELAY) => {}
+                () = queue.stirred.notified() => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        let batch = queue.take();
+        if batch.spans > 0 {
+            batch.deliver(&collector).await;
+        }
     }
-    Ok(headers)
-}
-
-/// Who speaks: what was configured, and what this program knows of itself.
-fn resource(settings: &Otlp) -> Resource {
-    let own = [("service.name", "tollgate"), ("service.version", env!("CARGO_PKG_VERSION"))];
-    let configured = |name: &str| settings.resource.iter().any(|(key, _)| key == name);
-    let own = own.into_iter().filter(|(name, _)| !configured(name)).map(|(name, value)| KeyValue::new(name, value));
-    let configured = settings.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
-    Resource::builder_empty().with_attributes(own.chain(configured)).build()
-}
-
-/// The exporter's HTTP client.
-struct HttpSender(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
-
-impl HttpClient for HttpSender {
-    fn send_bytes<'a, 'b>(
-        &'a self,
-        request: Request<Bytes>,
-    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'b>>
-    where
-        'a: 'b,
-        Self: 'b,
-    {
-        Box::pin(async move {
-            let (parts, body) = self.0.request(request.map(Full::new)).await?.into_parts();
-            let body = Limited::new(body, LONGEST_ANSWER).collect().await?.to_bytes();
-            Ok(Response::from_parts(parts, body))
-        })
-    }
-}
-
-impl fmt::Debug for HttpSender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HttpSender")
+    // Calls may have ended while the last batch was on its way.
+    let batch = queue.take();
+    if batch.spans > 0 {
+        batch.deliver(&collector).await;
     }
 }
 
 const QUEUE: usize = 2048;
+/// Leaves room below the 4 MiB that gRPC servers take unless told otherwise.
+const QUEUE_BYTES: usize = 3 << 20;
 const BATCH: usize = 512;
 const DELAY: Duration = Duration::from_secs(1);
-const CONNECT: Duration = Duration::from_secs(3);
-const DELIVERY: Duration = Duration::from_secs(10);
-const LONGEST_ANSWER: usize = 64 << 10;
+const USUAL_SPAN: usize = 1536;
 
 #[cfg(test)]
-mod tests {
-    use std::{convert::Infallible, time::Instant};
-
-    use hyper::{
-        body::Incoming,
-        server::conn::{http1, http2},
-        service::service_fn,
-    };
-    use hyper_util::rt::TokioIo;
-    use tokio::{net::TcpListener, sync::mpsc};
-
-    use super::*;
-    use crate::{
-        audit::{Recorder, testing},
-        config::{Mode, Telemetry},
-        telemetry::{Metrics, Spans, TraceContext},
-    };
-
-    fn tls() -> rustls::ClientConfig {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let roots = rustls::RootCertStore::empty();
-        builder.expect("the provider has them").with_root_certificates(roots).with_no_client_auth()
-    }
-
-    fn settings(endpoint: String, protocol: OtlpProtocol) -> Otlp {
-        let headers = vec![("x-tenant".to_owned(), "one".to_owned())];
-        Otlp { endpoint, protocol, headers, resource: vec![("service.name".to_owned(), "named".to_owned())] }
-    }
-
-    fn recorder(otlp: Otlp) -> (Recorder, Spans) {
-        let spans = Spans::new(&Telemetry { otlp: Some(otlp) }, Arc::new(tls())).expect("valid settings");
-        let (agent, metrics) = (Arc::new(testing::agent()), Arc::new(Metrics::new()));
-        (Recorder::new(agent, Mode::Enforce, None, spans.clone(), metrics), spans)
-    }
-
-    async fn collector(protocol: OtlpProtocol) -> (String, mpsc::UnboundedReceiver<(http::request::Parts, Bytes)>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("a bound address"));
-        let (seen, requests) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let seen = seen.clone();
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let seen = seen.clone();
-                    async move {
-                        let (parts, body) = request.into_parts();
-                        let body = body.collect().await.expect("a whole body").to_bytes();
-                        seen.send((parts, body)).expect("the test still listens");
-                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
-                    }
-                });
-                let io = TokioIo::new(stream);
-                tokio::spawn(async move {
-                    match protocol {
-                        OtlpProtocol::Http => http1::Builder::new().serve_connection(io, service).await,
-                        OtlpProtocol::Grpc => {
-                            http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
-                        }
-                    }
-                });
-            }
-        });
-        (endpoint, requests)
-    }
-
-    async fn shut_down(spans: Spans, limit: Duration) {
-        tokio::task::spawn_blocking(move || spans.shutdown(limit)).await.expect("shutdown does not panic");
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn spans_arrive_over_both_protocols() {
-        for (protocol, path, kind) in [
-            (OtlpProtocol::Http, "/v1/traces", "application/x-protobuf"),
-            (OtlpProtocol::Grpc, "/opentelemetry.proto.collector.trace.v1.TraceService/Export", "application/grpc"),
-        ] {
-            let (endpoint, mut requests) = collector(protocol).await;
-            let (recorder, spans) = recorder(settings(endpoint, protocol));
-            let mut record = recorder.begin(TraceContext::root());
-            *record.facts = testing::facts();
-            let id = record.decision_id().to_string();
-            record.finish();
-            shut_down(spans, Duration::from_secs(5)).await;
-            let (parts, body) = requests.recv().await.expect("one delivery");
-            assert_eq!((parts.method.as_str(), parts.uri.path()), ("POST", path));
-            assert_eq!(parts.headers["x-tenant"], "one");
-            assert_eq!(parts.headers["content-type"], kind);
-            for text in [id.as_str(), "tollgate.decision.id", "named", "service.version"] {
-                assert!(body.windows(text.len()).any(|window| window == text.as_bytes()), "{protocol:?}: {text}");
-            }
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_dead_endpoint_costs_spans_and_never_a_call() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let silent = format!("http://{}", listener.local_addr().expect("a bound address"));
-        for protocol in [OtlpProtocol::Http, OtlpProtocol::Grpc] {
-            let (recorder, spans) = recorder(settings(silent.clone(), protocol));
-            let started = Instant::now();
-            for _ in 0..3 * QUEUE {
-                recorder.begin(TraceContext::root()).finish();
-            }
-            assert!(started.elapsed() < Duration::from_secs(5), "{protocol:?}");
-            assert!(spans.dropped().get() >= QUEUE as u64, "{protocol:?}");
-            shut_down(spans, Duration::from_millis(50)).await;
-        }
-    }
-
-    #[tokio::test]
-    async fn wrong_settings_are_refused() {
-        for protocol in [OtlpProtocol::Http, OtlpProtocol::Grpc] {
-            let mut wrong = settings("http://[".into(), protocol);
-            assert!(Export::new(&wrong, &tls(), Counter::default()).is_err(), "{protocol:?}");
-            wrong.endpoint = "http://127.0.0.1:1".into();
-            wrong.headers = vec![("x-key".into(), "canary\n".into())];
-            let error = Export::new(&wrong, &tls(), Counter::default()).err().expect("not a valid header");
-            assert!(!format!("{error:?}").contains("canary"));
-        }
-    }
-}
+mod tests;

@@ -1,44 +1,42 @@
 //! One CLIENT span per downstream call, with a child for each phase that happened.
 //!
-//! Names and attributes follow the HTTP semantic conventions; what is ours stands under `tollgate.`. A span is built when
-//! its call has ended, from the same facts as the record, with identifiers that were chosen when the call began. An answer
-//! from the decision cache has no `policy` child: `tollgate.decision.cached` says so.
+//! Names and attributes follow the HTTP semantic conventions; what is ours stands under `tollgate.`. A span is made when
+//! its call has ended, from the same facts as the record, with identifiers that were chosen when the call began. It is
+//! written as it is to be sent, once and at once, so that it costs its call about a microsecond. An answer from the
+//! decision cache has no `policy` child: `tollgate.decision.cached` says so.
+
+mod attributes;
+mod message;
 
 use std::{
-    borrow::Cow,
-    fmt::Write,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
-use opentelemetry::{
-    InstrumentationScope, KeyValue, Value,
-    trace::{SpanContext, SpanKind, Status, TraceFlags, TraceState},
-};
-use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::{attributes::Attributes, message::Span};
 use super::{
-    metrics::known_method,
     otlp::Export,
+    protobuf::Value,
     trace::{SpanId, TraceId},
 };
-use crate::{
-    audit::{Ended, Facts, Outcome, version},
-    config::Telemetry,
-    policy::CacheUse,
-};
+use crate::{audit::Ended, config::Telemetry};
 
 /// Where spans go. Cheap to clone.
 #[derive(Clone)]
-pub struct Spans(Arc<Destinations>);
+pub struct Spans(Arc<Destination>);
 
-struct Destinations {
-    export: Option<Export>,
-    tap: Option<UnboundedSender<FinishedSpan>>,
-    scope: InstrumentationScope,
+struct Destination {
+    way: Way,
     dropped: Counter,
+}
+
+enum Way {
+    Nowhere,
+    Export(Export),
+    Tap(UnboundedSender<FinishedSpan>),
 }
 
 /// A span as it was exported, for those who listen in.
@@ -80,23 +78,21 @@ impl Spans {
     /// When the endpoint or a header for it is not valid.
     pub fn new(settings: &Telemetry, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<Self> {
         let dropped = Counter::default();
-        let export = settings.otlp.as_ref().map(|otlp| Export::new(otlp, &tls, dropped.clone())).transpose()?;
-        Ok(Self::to(export, None, dropped))
+        let way = match &settings.otlp {
+            Some(otlp) => Way::Export(Export::new(otlp, &tls, dropped.clone())?),
+            None => Way::Nowhere,
+        };
+        Ok(Self(Arc::new(Destination { way, dropped })))
     }
 
     /// Spans for a listener in this process only.
     pub fn with_tap(tap: UnboundedSender<FinishedSpan>) -> Self {
-        Self::to(None, Some(tap), Counter::default())
+        Self(Arc::new(Destination { way: Way::Tap(tap), dropped: Counter::default() }))
     }
 
     /// No spans.
     pub fn off() -> Self {
-        Self::to(None, None, Counter::default())
-    }
-
-    fn to(export: Option<Export>, tap: Option<UnboundedSender<FinishedSpan>>, dropped: Counter) -> Self {
-        let scope = InstrumentationScope::builder("tollgate").with_version(env!("CARGO_PKG_VERSION")).build();
-        Self(Arc::new(Destinations { export, tap, scope, dropped }))
+        Self(Arc::new(Destination { way: Way::Nowhere, dropped: Counter::default() }))
     }
 
     /// Counts spans that were not delivered.
@@ -106,248 +102,82 @@ impl Spans {
 
     /// Delivers what waits and ends the export. Blocks: call it from a thread that may, while the runtime still runs.
     pub fn shutdown(&self, limit: Duration) {
-        if let Some(export) = &self.0.export {
-            export.shutdown(limit);
+        match &self.0.way {
+            Way::Export(export) => export.shutdown(limit),
+            Way::Nowhere | Way::Tap(_) => {}
         }
     }
 
     /// Makes the spans of one finished call.
     pub(crate) fn record(&self, ended: &Ended<'_>) {
-        let there = &*self.0;
-        let nobody = there.export.is_none() && there.tap.is_none();
-        if nobody || !ended.trace.sampled() {
+        if !ended.trace.sampled() {
             return;
         }
-        for phase in ended.phases {
-            let mut span = self.span(ended, SpanId::random(), SpanKind::Internal);
-            span.parent_span_id = span_id(ended.trace.span_id());
-            span.name = phase.phase.as_str().into();
-            span.start_time = at(ended, phase.started);
-            span.end_time = at(ended, phase.ended);
-            if let Some(error) = phase.error {
-                span.attributes.push(KeyValue::new("error.type", error));
-                span.status = Status::error(error);
-            }
-            self.emit(span, Duration::ZERO);
-        }
-        // Last, so that whoever has a call's span has all of them.
-        self.emit(self.call(ended), ended.facts.overhead);
-    }
-
-    fn call(&self, ended: &Ended<'_>) -> SpanData {
-        let mut span = self.span(ended, ended.trace.span_id(), SpanKind::Client);
-        if let Some(parent) = ended.trace.parent() {
-            span.parent_span_id = span_id(parent);
-            span.parent_span_is_remote = true;
-        }
-        let method = known_method(ended.facts.call.method.as_ref());
-        span.name = if method == "_OTHER" { "HTTP" } else { method }.into();
-        span.attributes.reserve(36);
-        let mut attributes = Attributes(&mut span.attributes);
-        attributes.http(ended.facts, method);
-        attributes.ours(ended);
-        if let Some(error) = error_type(ended) {
-            span.status = Status::error(error.clone());
-            span.attributes.push(KeyValue::new("error.type", error));
-        }
-        span
-    }
-
-    fn span(&self, ended: &Ended<'_>, id: SpanId, span_kind: SpanKind) -> SpanData {
-        let trace_id = opentelemetry::TraceId::from_bytes(ended.trace.trace_id().0.to_be_bytes());
-        let context = SpanContext::new(trace_id, span_id(id), TraceFlags::SAMPLED, false, TraceState::NONE);
-        SpanData {
-            span_context: context,
-            parent_span_id: opentelemetry::SpanId::INVALID,
-            parent_span_is_remote: false,
-            span_kind,
-            name: Cow::Borrowed(""),
-            start_time: ended.began,
-            end_time: ended.began + ended.elapsed,
-            attributes: Vec::new(),
-            dropped_attributes_count: 0,
-            events: SpanEvents::default(),
-            links: SpanLinks::default(),
-            status: Status::Unset,
-            instrumentation_scope: self.0.scope.clone(),
-        }
-    }
-
-    fn emit(&self, span: SpanData, overhead: Duration) {
-        if let Some(tap) = &self.0.tap {
-            // Nobody listens any more: then nobody misses it.
-            let _ = tap.send(finished(&span, overhead));
-        }
-        if let Some(export) = &self.0.export {
-            export.end(span);
+        match &self.0.way {
+            Way::Nowhere => {}
+            Way::Export(export) => export.add(ended.phases.len() + 1, |to| each(ended, |span| span.write(to))),
+            Way::Tap(tap) => each(ended, |span| {
+                // Nobody listens any more: then nobody misses it.
+                let _ = tap.send(FinishedSpan::from(span));
+            }),
         }
     }
 }
 
-/// Collects attributes. A text that is at hand as an `Arc` is shared, not copied.
-struct Attributes<'a>(&'a mut Vec<KeyValue>);
-
-impl Attributes<'_> {
-    fn put(&mut self, name: &'static str, value: impl Into<Value>) {
-        self.0.push(KeyValue::new(name, value));
+/// The call's own span comes last, so that whoever has it has all of them.
+fn each(ended: &Ended<'_>, mut take: impl FnMut(&Span<'_>)) {
+    for phase in ended.phases {
+        take(&Span::of_phase(ended, phase));
     }
+    take(&Span::of_call(ended));
+}
 
-    fn known(&mut self, name: &'static str, value: Option<impl Into<Value>>) {
-        if let Some(value) = value {
-            self.put(name, value);
-        }
-    }
-
-    fn shared(&mut self, name: &'static str, text: &Arc<str>) {
-        if !text.is_empty() {
-            self.put(name, Arc::clone(text));
-        }
-    }
-
-    fn http(&mut self, facts: &Facts, method: &'static str) {
-        let call = &facts.call;
-        self.put("http.request.method", method);
-        if let Some(unknown) = call.method.as_ref().filter(|_| method == "_OTHER") {
-            self.put("http.request.method_original", bounded(unknown.as_str()));
-        }
-        if !call.host.is_empty() {
-            self.put("server.address", call.host.clone());
-            self.put("server.port", i64::from(call.port));
-            self.known("url.full", url(facts));
-        }
-        self.known("url.scheme", call.scheme);
-        if let Some(spoken) = call.origin_version.or(call.agent_version) {
-            self.put("network.protocol.name", "http");
-            self.put("network.protocol.version", version(spoken));
-        }
-        if let Some(address) = facts.ip {
-            self.put("network.peer.address", address.ip().to_string());
-            self.put("network.peer.port", i64::from(address.port()));
-        }
-        self.known("http.response.status_code", facts.status.map(i64::from));
-        self.put("http.request.body.size", count(facts.bytes_sent()));
-        self.put("http.response.body.size", count(facts.response_bytes));
-    }
-
-    fn ours(&mut self, ended: &Ended<'_>) {
-        let facts = ended.facts;
-        self.put("tollgate.decision.id", ended.id.to_string());
-        self.put("tollgate.assurance", ended.agent.assurance.as_str());
-        self.known("tollgate.effect", facts.call.effect.map(|effect| effect.as_str()));
-        if let Some(decision) = &facts.decision {
-            self.put("tollgate.decision", decision.verdict.as_str());
-            self.put("tollgate.decision.enforced", decision.enforced);
-            self.put("tollgate.decision.cached", decision.cached == CacheUse::Hit);
-            self.shared("tollgate.policy.revision", &decision.revision);
-        }
-        self.reason(facts);
-        if let Some(task) = facts.task.as_ref().filter(|task| !task.id.is_empty()) {
-            self.shared("tollgate.task.id", &task.id);
-            self.put("tollgate.task.epoch", count(task.epoch));
-            self.shared("tollgate.task.purpose", &task.purpose);
-        }
-        if let Some(upstream) = &facts.upstream {
-            self.shared("tollgate.destination", &upstream.name);
-            self.shared("tollgate.zone", &upstream.zone);
-        }
-        if let Some(credential) = &facts.credential {
-            self.put("tollgate.credential.kind", credential.kind);
-            self.shared("tollgate.credential.fingerprint", &credential.fingerprint);
-        }
-    }
-
-    /// Why a call was refused, or why policy decided as it did.
-    fn reason(&mut self, facts: &Facts) {
-        if let Some(refusal) = &facts.refusal {
-            self.shared("tollgate.rule", &refusal.rule());
-            self.shared("tollgate.reason", &refusal.reason());
-            self.put("tollgate.class", refusal.class().as_str());
-        } else if let Some(decision) = &facts.decision {
-            self.shared("tollgate.rule", &decision.rule);
-            self.shared("tollgate.reason", &decision.reason);
-            self.known("tollgate.class", decision.class.map(|class| class.as_str()));
+impl From<&Span<'_>> for FinishedSpan {
+    fn from(span: &Span<'_>) -> Self {
+        let mut attributes = Texts(Vec::new());
+        span.attributes(&mut attributes);
+        Self {
+            name: span.name.to_owned(),
+            trace_id: span.trace_id(),
+            span_id: span.id,
+            parent_id: span.parent,
+            start: span.start,
+            duration: span.end.duration_since(span.start).unwrap_or_default(),
+            overhead: span.overhead(),
+            attributes: attributes.0,
+            error: span.error.as_deref().map(str::to_owned),
         }
     }
 }
 
-/// What the call failed with. An agent that went away is no failure.
-fn error_type(ended: &Ended<'_>) -> Option<Cow<'static, str>> {
-    let facts = ended.facts;
-    if let Some(refusal) = &facts.refusal {
-        return Some(refusal.label().into());
-    }
-    match (ended.outcome, facts.status) {
-        (Outcome::Abandoned | Outcome::Closed, _) => None,
-        (Outcome::Failed | Outcome::Interrupted, _) => Some(facts.origin_error.unwrap_or("no_answer").into()),
-        (Outcome::Completed | Outcome::Refused, Some(status)) if status >= 400 => Some(status.to_string().into()),
-        (Outcome::Completed | Outcome::Refused, _) => None,
-    }
-}
+/// Collects attributes as text.
+struct Texts(Vec<(String, String)>);
 
-/// The URL without user information, and with the names of its parameters only.
-fn url(facts: &Facts) -> Option<String> {
-    let call = &facts.call;
-    let scheme = call.scheme?;
-    let mut url = String::with_capacity(scheme.len() + call.host.len() + call.path.len() + 16);
-    url.push_str(scheme);
-    url.push_str("://");
-    url.push_str(&call.host);
-    if !matches!((scheme, call.port), ("http", 80) | ("https", 443)) {
-        write!(url, ":{}", call.port).expect("writing to a string does not fail");
-    }
-    url.push_str(&call.path);
-    for (n, key) in call.query_keys.iter().enumerate() {
-        url.push(if n == 0 { '?' } else { '&' });
-        url.extend(percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC));
-        url.push_str("=REDACTED");
-    }
-    url.truncate(url.floor_char_boundary(LONGEST));
-    Some(url)
-}
-
-fn bounded(text: &str) -> String {
-    text[..text.floor_char_boundary(64)].to_owned()
-}
-
-fn count(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn at(ended: &Ended<'_>, moment: Instant) -> SystemTime {
-    ended.began + moment.saturating_duration_since(ended.start)
-}
-
-fn span_id(id: SpanId) -> opentelemetry::SpanId {
-    opentelemetry::SpanId::from_bytes(id.0.to_be_bytes())
-}
-
-fn finished(span: &SpanData, overhead: Duration) -> FinishedSpan {
-    let number = |id: opentelemetry::SpanId| SpanId(u64::from_be_bytes(id.to_bytes()));
-    FinishedSpan {
-        name: span.name.to_string(),
-        trace_id: TraceId(u128::from_be_bytes(span.span_context.trace_id().to_bytes())),
-        span_id: number(span.span_context.span_id()),
-        parent_id: (span.parent_span_id != opentelemetry::SpanId::INVALID).then(|| number(span.parent_span_id)),
-        start: span.start_time,
-        duration: span.end_time.duration_since(span.start_time).unwrap_or_default(),
-        overhead,
-        attributes: span.attributes.iter().map(|kv| (kv.key.to_string(), kv.value.to_string())).collect(),
-        error: match &span.status {
-            Status::Error { description } => Some(description.to_string()),
-            Status::Ok | Status::Unset => None,
-        },
+impl Attributes for Texts {
+    fn put<'a>(&mut self, name: &'static str, value: impl Into<Value<'a>>) {
+        let text = match value.into() {
+            Value::Text(text) => text.to_owned(),
+            Value::Number(number) => number.to_string(),
+            Value::Flag(flag) => flag.to_string(),
+        };
+        self.0.push((name.to_owned(), text));
     }
 }
-
-const LONGEST: usize = 2048;
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Instant, UNIX_EPOCH};
+
+    use opentelemetry_proto::tonic::{
+        common::v1::any_value,
+        trace::v1::{self, ScopeSpans, Status, span::SpanKind, status::StatusCode},
+    };
+    use prost::Message;
     use tokio::sync::mpsc;
 
-    use super::*;
+    use super::{super::protobuf::Writer, *};
     use crate::{
-        audit::{Phase, Recorder, testing},
+        audit::{Facts, Outcome, Phase, PhaseFacts, Recorder, testing},
         config::Mode,
         refusal::Refusal,
         telemetry::TraceContext,
@@ -452,5 +282,97 @@ mod tests {
         assert_eq!(spans[0].name, "HTTP");
         assert_eq!(spans[0].attribute("http.request.method"), Some("_OTHER"));
         assert_eq!(spans[0].attribute("http.request.method_original"), Some("MKCALENDAR"));
+    }
+
+    /// The spans as a collector sees them.
+    fn sent(ended: &Ended<'_>) -> Vec<v1::Span> {
+        let mut writer = Writer::default();
+        each(ended, |span| span.write(&mut writer));
+        ScopeSpans::decode(&*writer.into_bytes()).expect("the official schema reads it").spans
+    }
+
+    fn text(value: &any_value::Value) -> String {
+        match value {
+            any_value::Value::StringValue(text) => text.clone(),
+            any_value::Value::IntValue(number) => number.to_string(),
+            any_value::Value::BoolValue(flag) => flag.to_string(),
+            other => panic!("{other:?} is not written"),
+        }
+    }
+
+    fn attributes(span: &v1::Span) -> Vec<(String, String)> {
+        let value = |kv: &opentelemetry_proto::tonic::common::v1::KeyValue| {
+            text(kv.value.as_ref().and_then(|any| any.value.as_ref()).expect("each has a value"))
+        };
+        span.attributes.iter().map(|kv| (kv.key.clone(), value(kv))).collect()
+    }
+
+    #[test]
+    fn what_is_sent_is_what_the_schema_says_and_what_a_listener_hears() {
+        let mut headers = http::HeaderMap::new();
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        headers.insert("traceparent", http::HeaderValue::from_static(parent));
+        headers.insert("tracestate", http::HeaderValue::from_static("vendor=canary"));
+        let (trace, mut facts) = (TraceContext::from_headers(&headers), testing::facts());
+        facts.origin_error = Some("reset");
+        let start = Instant::now();
+        let moment = |millis| start + Duration::from_millis(millis);
+        let phases = [PhaseFacts { phase: Phase::Connect, started: moment(2), ended: moment(5), error: None }];
+        testing::ended(&facts, Outcome::Failed, |base| {
+            let began = UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789);
+            let ended = Ended { trace: &trace, phases: &phases, began, start, ..*base };
+            let (sent, mut heard) = (sent(&ended), Vec::new());
+            each(&ended, |span| heard.push(FinishedSpan::from(span)));
+
+            let own = trace.span_id().0.to_be_bytes().to_vec();
+            let trace_id = 0x0af7651916cd43dd8448eb211c80319c_u128.to_be_bytes().to_vec();
+            let expected = v1::Span {
+                trace_id: trace_id.clone(),
+                span_id: own.clone(),
+                parent_span_id: 0xb7ad6b7169203331_u64.to_be_bytes().to_vec(),
+                flags: 0x301,
+                name: "POST".into(),
+                kind: SpanKind::Client.into(),
+                start_time_unix_nano: 1_700_000_000_123_456_789,
+                end_time_unix_nano: 1_700_000_000_135_456_789,
+                status: Some(Status { message: "reset".into(), code: StatusCode::Error.into() }),
+                attributes: sent[1].attributes.clone(),
+                ..v1::Span::default()
+            };
+            assert_eq!(sent[1], expected);
+            assert_eq!(attributes(&sent[1]), heard[1].attributes);
+            assert_eq!(sent[1].attributes.len(), 28);
+
+            let expected = v1::Span {
+                trace_id,
+                span_id: sent[0].span_id.clone(),
+                parent_span_id: own,
+                flags: 0x101,
+                name: "connect".into(),
+                kind: SpanKind::Internal.into(),
+                start_time_unix_nano: 1_700_000_000_125_456_789,
+                end_time_unix_nano: 1_700_000_000_128_456_789,
+                ..v1::Span::default()
+            };
+            assert_eq!(sent[0], expected);
+            assert_ne!(sent[0].span_id, sent[1].span_id);
+        });
+    }
+
+    #[test]
+    fn attributes_are_sent_with_their_types() {
+        testing::ended(&testing::facts(), Outcome::Completed, |ended| {
+            let span = sent(ended).remove(0);
+            assert_eq!((span.status, span.parent_span_id.len(), span.flags), (None, 0, 0x101));
+            for (name, expected) in [
+                ("server.port", any_value::Value::IntValue(443)),
+                ("http.response.body.size", any_value::Value::IntValue(2048)),
+                ("tollgate.decision.enforced", any_value::Value::BoolValue(true)),
+                ("tollgate.zone", any_value::Value::StringValue("internet".into())),
+            ] {
+                let found = span.attributes.iter().find(|kv| kv.key == name).and_then(|kv| kv.value.clone());
+                assert_eq!(found.and_then(|any| any.value), Some(expected), "{name}");
+            }
+        });
     }
 }

@@ -1,15 +1,14 @@
 //! What is permitted arrives, in any combination of HTTP versions, and nothing else changes on the way.
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use serde_json::json;
+use tokio::sync::mpsc;
 
 use crate::actors::{
     Agent, Origin, Sidecar,
     agent::{self, request},
-    origin,
 };
 
 #[tokio::test]
@@ -105,81 +104,82 @@ async fn hop_by_hop_fields_end_here() {
 }
 
 #[tokio::test]
-async fn trailers_survive() {
+async fn trailers_survive_but_for_those_that_were_not_decided() {
+    let (note, mut noted) = mpsc::unbounded_channel();
     let origin = Origin::https("grpc.example.com")
-        .answering(|request: Request<hyper::body::Incoming>| async move {
-            let sent = request.into_body().collect().await.expect("the body is whole");
-            let echoed =
-                sent.trailers().and_then(|t| t.get("x-sent")).cloned().unwrap_or(HeaderValue::from_static("none"));
-            let mut trailers = http::HeaderMap::new();
-            trailers.insert("grpc-status", HeaderValue::from_static("0"));
-            trailers.insert("x-sent", echoed);
-            let frames = [Ok(Frame::data("data".into())), Ok(Frame::trailers(trailers))];
-            Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
+        .answering(move |request: Request<hyper::body::Incoming>| {
+            let note = note.clone();
+            async move {
+                let sent = request.into_body().collect().await.expect("the body is whole");
+                let _ = note.send(sent.trailers().cloned());
+                let trailers = fields(&[
+                    ("grpc-status", "0"),
+                    ("x-served-by", "origin"),
+                    ("set-cookie", "a=b"),
+                    ("alt-svc", "h3"),
+                ]);
+                let frames = [Ok(Frame::data("data".into())), Ok(Frame::trailers(trailers))];
+                Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
+            }
         })
         .start()
         .await;
-    let sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
-    let mut trailers = http::HeaderMap::new();
-    trailers.insert("x-sent", HeaderValue::from_static("by-the-agent"));
-    let frames = [Ok(Frame::data("call".into())), Ok(Frame::trailers(trailers))];
-    let body: agent::Body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
-    let call = Request::post(origin.url("/pkg.Service/Method"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(body)
-        .expect("a valid request");
+    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
 
-    let answer = sidecar.agent().http2().send(call).await;
+    for (sent, arriving) in [
+        (fields(&[("content-digest", "sha-256=:x:"), ("grpc-note", "1")]), Some(["content-digest", "grpc-note"])),
+        (fields(&[("authorization", "Bearer x"), ("x-api-key", "k"), ("x-http-method-override", "DELETE")]), None),
+    ] {
+        let frames = [Ok(Frame::data("call".into())), Ok(Frame::trailers(sent))];
+        let body: agent::Body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+        let call = Request::post(origin.url("/pkg.Service/Method"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(body)
+            .expect("a valid request");
 
-    let trailers = answer.trailers.expect("trailers came back");
-    assert_eq!(trailers["grpc-status"], "0");
-    assert_eq!(trailers["x-sent"], "by-the-agent");
+        let answer = sidecar.agent().http2().send(call).await;
+
+        let arrived = noted.recv().await.expect("the origin was called");
+        let names = |fields: &HeaderMap| fields.keys().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(arrived.as_ref().map(names), arriving.map(|names| names.map(str::to_owned).to_vec()));
+        assert_eq!(names(&answer.trailers.expect("trailers came back")), ["grpc-status", "x-served-by"]);
+        sidecar.ended().await;
+    }
+    let records = sidecar.audit().await;
+    assert!(records.iter().all(|record| record["outcome"] == "completed"), "{records:?}");
+}
+
+fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    let field = |&(name, value): &(&'static str, &'static str)| {
+        (HeaderName::from_static(name), HeaderValue::from_static(value))
+    };
+    fields.iter().map(field).collect()
 }
 
 #[tokio::test]
-async fn a_websocket_upgrades_and_passes_bytes_both_ways() {
-    let origin = Origin::https("ws.example.com").answering(echo_upgraded).start().await;
-    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
-    let url = origin.url("/socket").parse().expect("a URL");
-    let mut connection = sidecar.agent().connection(&url).await.expect("the destination is configured");
-    let mut call = request(Method::GET, &origin.url("/socket"), "");
-    for (name, value) in [
-        ("connection", "Upgrade"),
-        ("upgrade", "websocket"),
-        ("sec-websocket-version", "13"),
-        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-    ] {
-        call.headers_mut().insert(name, HeaderValue::from_static(value));
+async fn no_second_spelling_of_the_credentials_header_arrives() {
+    let origin = Origin::https("api.example.com").start().await;
+    let sidecar = Sidecar::permissive()
+        .file("key", "the-key")
+        .in_front_of_as(&origin, json!({"credential": "key"}))
+        .set(json!({"credentials": {
+            "key": {"kind": "file", "file": "key", "as": {"header": "x-service-id"}, "owner": "team-x"},
+        }}))
+        .start()
+        .await;
+    let mut call = request(Method::GET, &origin.url("/"), "");
+    for name in ["x-service-id", "x_service_id", "x-service_id", "x-service-idx"] {
+        call.headers_mut().insert(name, HeaderValue::from_static("mine"));
     }
 
-    let mut response = connection.begin(call).await.expect("an answer");
-    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
-    let mut socket = TokioIo::new(hyper::upgrade::on(&mut response).await.expect("it upgrades"));
-    socket.write_all(b"ping").await.expect("it is open");
-    let mut echoed = [0; 4];
-    socket.read_exact(&mut echoed).await.expect("it answers");
-    assert_eq!(&echoed, b"ping");
-    drop(socket);
+    let answer = sidecar.agent().send(call).await;
 
-    sidecar.ended().await;
-    let record = &sidecar.audit().await[0];
-    assert_eq!(record["call"]["protocol"], "websocket");
-    assert_eq!(record["status"], 101);
-}
-
-async fn echo_upgraded(mut request: Request<hyper::body::Incoming>) -> Response<origin::Body> {
-    let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
-        let _ = tokio::io::copy(&mut reader, &mut writer).await;
-    });
-    let mut response = Response::new(origin::full(""));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
-    response.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
-    response
+    assert_eq!(answer.status, StatusCode::OK);
+    let seen = &origin.requests()[0];
+    assert_eq!(seen.header("x-service-id"), Some("the-key"));
+    assert_eq!(seen.header("x-service-idx"), Some("mine"));
+    assert_eq!((seen.header("x_service_id"), seen.header("x-service_id")), (None, None));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod actors;
 
 mod canary;
+mod cli;
 mod clients;
 mod examples;
 mod exec;
@@ -11,6 +12,8 @@ mod fail_closed;
 mod forwarding;
 mod names;
 mod policy;
+mod reload;
 mod secrets;
 mod streaming;
 mod tools;
+mod tunnels;

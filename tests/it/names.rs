@@ -103,6 +103,37 @@ async fn a_name_that_leads_to_loopback_needs_a_pin() {
 }
 
 #[tokio::test]
+async fn an_ipv6_literal_is_a_name_like_any_other() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: needs IPv6");
+        return;
+    }
+    let plain = Origin::http("[::1]").start().await;
+    let mut sidecar = Sidecar::permissive().in_front_of(&plain).start().await;
+    assert_eq!(sidecar.agent().get(&plain.url("/x")).await.text(), "GET /x ");
+    assert_eq!(plain.requests()[0].header("host"), Some(&*format!("[::1]:{}", plain.addr.port())));
+    sidecar.ended().await;
+    assert_eq!(sidecar.records().await, ["GET ::1 allow"]);
+
+    let tls = Origin::https("[::1]").start().await;
+    let sidecar = Sidecar::permissive().in_front_of(&tls).start().await;
+    for agent in [sidecar.agent(), sidecar.agent().http2()] {
+        assert_eq!(agent.get(&tls.url("/y")).await.text(), "GET /y ");
+    }
+}
+
+#[test]
+fn a_dialled_address_is_the_host_that_requests_name() {
+    for (dialled, host) in
+        [("[2001:db8::1]:443", "[2001:DB8::1]"), ("[::ffff:192.0.2.1]:443", "192.0.2.1"), ("192.0.2.1:80", "192.0.2.1")]
+    {
+        let canonical = tollgate::call::http::canonical_host(host).expect("a literal");
+        let dialled = dialled.parse().expect("an address");
+        assert_eq!(tollgate::connection::literal_host(dialled), canonical.as_str());
+    }
+}
+
+#[tokio::test]
 async fn the_sidecars_own_ports_are_never_dialled() {
     let sidecar = Sidecar::permissive().start().await;
     let port = sidecar.proxy.port();

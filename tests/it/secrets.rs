@@ -156,7 +156,25 @@ async fn a_file_goes_on_as_its_placement_says() {
             .await;
         assert_eq!(sidecar.agent().get(&origin.url("/")).await.to_string(), "200");
         assert_eq!(origin.requests()[0].header(check.0), Some(check.1));
+        assert_eq!(origin.requests()[0].target, "/");
     }
+}
+
+#[tokio::test]
+async fn a_file_goes_into_the_query_where_its_placement_says_so() {
+    let origin = Origin::https("api.example.com").start().await;
+    let mut sidecar = Sidecar::permissive()
+        .file("key", "the key")
+        .in_front_of_as(&origin, json!({"credential": "key"}))
+        .set(json!({"credentials": {"key": {"kind": "file", "file": "key", "as": {"query": "api_key"}, "owner": "team-x"}}}))
+        .start()
+        .await;
+
+    assert_eq!(sidecar.agent().get(&origin.url("/x?page=2&api_key=mine")).await.to_string(), "200");
+
+    assert_eq!(origin.requests()[0].target, "/x?page=2&api_key=the%20key");
+    sidecar.ended().await;
+    assert!(!sidecar.audit().await[0].to_string().contains("the%20key"));
 }
 
 #[tokio::test]
@@ -164,14 +182,13 @@ async fn policy_sees_kind_and_place_of_what_was_taken() {
     let policy = r#"
         package tollgate
         default decision := {"decision": "allow"}
-        decision := {"decision": "deny", "reason": "brought_a_key"} if some found in input.secrets; found.where == "header:x-api-key"
+        decision := {"decision": "deny", "reason": "brought_a_key"} if {
+            some found in input.secrets
+            found.where == "header:x-api-key"
+        }
     "#;
-    let policy = policy.replace(
-        " if some found in input.secrets; found.where == \"header:x-api-key\"",
-        " if {\n\tsome found in input.secrets\n\tfound.where == \"header:x-api-key\"\n}",
-    );
     let origin = Origin::https("api.example.com").start().await;
-    let sidecar = Sidecar::with_policy(&policy).in_front_of(&origin).start().await;
+    let sidecar = Sidecar::with_policy(policy).in_front_of(&origin).start().await;
     let mut call = request(Method::GET, &origin.url("/"), "");
     call.headers_mut().insert("x-api-key", HeaderValue::from_static("abc"));
 

@@ -115,6 +115,73 @@ async fn an_agent_that_goes_away_leaves_a_record_and_frees_the_origin() {
 }
 
 #[tokio::test]
+async fn nothing_of_an_upload_passes_after_its_answer_has_ended() {
+    for http1_only in [true, false] {
+        let (seen, mut arrived) = mpsc::unbounded_channel();
+        let setup = Origin::https("files.example.com").answering(move |request: Request<hyper::body::Incoming>| {
+            let seen = seen.clone();
+            async move {
+                let mut body = request.into_body();
+                let _ = seen.send(next(&mut body).await);
+                tokio::spawn(async move {
+                    // The answer is out, and this origin goes on listening.
+                    while let Some(piece) = next(&mut body).await {
+                        let _ = seen.send(Some(piece));
+                    }
+                    let _ = seen.send(None);
+                });
+                Response::new(origin::full("enough"))
+            }
+        });
+        let origin = if http1_only { setup.http1_only() } else { setup }.start().await;
+        let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+        for agent in [sidecar.agent(), sidecar.agent().http2()] {
+            let url = origin.url("/upload").parse().expect("a URL");
+            let mut connection = agent.connection(&url).await.expect("the destination is configured");
+            let (sender, stream) = channel();
+            let body: agent::Body = {
+                use futures_util::StreamExt;
+                StreamBody::new(stream.map(Ok)).boxed_unsync()
+            };
+            let call = Request::post(origin.url("/upload")).body(body).expect("a valid request");
+            sender.send("one".into()).await.expect("the agent streams");
+
+            let answer = Answer::of(connection.begin(call).await.expect("an answer")).await;
+            sidecar.ended().await;
+            let _ = sender.send("two".into()).await;
+
+            assert_eq!(answer.text(), "enough");
+            assert_eq!(arrived.recv().await, Some(Some("one".into())));
+            let rest = timeout(Duration::from_secs(5), arrived.recv()).await.expect("the origin is told at once");
+            assert_eq!(rest, Some(None), "the upload is cut");
+        }
+        for record in sidecar.audit().await {
+            assert_eq!((&record["outcome"], &record["bytes"]["request"]), (&"completed".into(), &3.into()));
+        }
+    }
+}
+
+/// The next piece; `None` when the body was cut or has ended.
+async fn next(body: &mut hyper::body::Incoming) -> Option<Bytes> {
+    body.frame().await?.ok()?.into_data().ok()
+}
+
+#[tokio::test]
+async fn a_body_that_the_agent_breaks_is_not_blamed_on_the_origin() {
+    let origin = Origin::http("api.example.com").start().await;
+    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+    let authority = format!("api.example.com:{}", origin.addr.port());
+    let head = format!("POST http://{authority}/ HTTP/1.1\r\nhost: {authority}\r\ntransfer-encoding: chunked\r\n\r\n");
+
+    let answer = sidecar.agent().raw(format!("{head}5\r\nhello\r\nZZ\r\n").as_bytes()).await;
+
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("body_incomplete"), "{answer}");
+    assert!(origin.requests().iter().all(|seen| seen.body.is_empty()), "it got no whole request");
+    sidecar.ended().await;
+    assert_eq!(sidecar.records().await, ["POST api.example.com body_incomplete"]);
+}
+
+#[tokio::test]
 async fn the_agent_is_asked_to_continue_only_after_policy_permits() {
     let origin = Origin::http("api.example.com").start().await;
     let head = format!(

@@ -62,6 +62,33 @@ async fn a_denied_tool_is_a_json_rpc_error_that_names_the_request() {
 }
 
 #[tokio::test]
+async fn every_refusal_of_a_request_with_an_id_names_it() {
+    let origin = Origin::https("tools.example.com").start().await;
+    let ended = json!({"tasks": {"source": ["static"], "static": {"purpose": "x", "ttl": "1ms"}}});
+    let setup = |settings| Sidecar::permissive().in_front_of_as(&origin, json!({"protocol": "mcp"})).set(settings);
+    let missing = json!({"credentials": {"key": {"kind": "file", "file": "gone", "owner": "team-x"}},
+                         "destinations": {"tools": {"credential": "key"}}});
+    for (setup, shown, code) in [
+        (setup(ended), "200 task_expired", 403),
+        (setup(missing), "200 credential_unavailable", 503),
+        (setup(json!({"destinations": {"tools": {"addresses": ["127.0.0.9"]}}})), "200 origin_unreachable", 502),
+    ] {
+        let mut sidecar = setup.start().await;
+
+        let answer = send(&sidecar, &origin, &call("search", &json!({})), &[]).await;
+
+        assert_eq!(answer.to_string(), shown);
+        let document = answer.json();
+        assert_eq!((&document["id"], &document["error"]["code"]), (&json!(7), &json!(code)), "{document}");
+        assert_eq!(document["error"]["data"]["status"], code);
+        sidecar.ended().await;
+        let record = &sidecar.audit().await[0];
+        assert_eq!((&record["status"], &record["call"]["mcp_tool"]), (&json!(200), &json!("search")));
+    }
+    assert!(origin.requests().is_empty());
+}
+
+#[tokio::test]
 async fn a_denied_notification_gets_no_json_rpc_answer() {
     let origin = Origin::https("tools.example.com").start().await;
     let sidecar =

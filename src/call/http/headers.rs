@@ -66,6 +66,26 @@ pub fn strip_rewrites(headers: &mut HeaderMap) {
     remove_where(headers, is_rewrite);
 }
 
+/// Removes fields that an origin may take for the one of this name: CGI and its heirs read `x_key` as `X-Key`.
+pub fn strip_twins(headers: &mut HeaderMap, name: &HeaderName) {
+    let name = name.as_str();
+    let alike = |(a, b): (u8, u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
+    remove_where(headers, |other| {
+        other != name && other.len() == name.len() && other.bytes().zip(name.bytes()).all(alike)
+    });
+}
+
+/// Keeps of a request's trailers what gRPC and the integrity of the body need. Policy has decided when they come, so all
+/// that could be read as something else ends here.
+pub fn strip_request_trailers(trailers: &mut HeaderMap) {
+    remove_where(trailers, |name| !is_request_trailer(name));
+}
+
+/// Removes from a response's trailers what may stand in a head alone (RFC 9110 section 6.5.1).
+pub fn strip_response_trailers(trailers: &mut HeaderMap) {
+    remove_where(trailers, is_of_the_head);
+}
+
 /// Whether policy may see the field of this name, in lower case: not when it can carry a secret.
 pub fn may_be_seen(name: &str) -> bool {
     !name.split(['-', '_']).any(|word| {
@@ -148,7 +168,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
     values.flat_map(|value| value.split(',').map(str::trim))
 }
 
-fn remove_where(headers: &mut HeaderMap, unwanted: fn(&str) -> bool) {
+fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
     for name in names {
         headers.remove(name);
@@ -188,6 +208,34 @@ fn is_end_to_end(name: &str) -> bool {
                 | "tracestate"
                 | "accept"
                 | "origin"
+        )
+}
+
+fn is_request_trailer(name: &str) -> bool {
+    name.starts_with("grpc-")
+        || name.starts_with("x-amz-checksum-")
+        || matches!(name, "digest" | "content-digest" | "repr-digest" | "content-md5" | "x-checksum")
+}
+
+/// Fields that say how a message is framed, routed or cached, that log in, or that are ours.
+fn is_of_the_head(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name)
+        || name.starts_with("tollgate-")
+        || matches!(
+            name,
+            "trailer"
+                | "host"
+                | "content-length"
+                | "content-type"
+                | "content-encoding"
+                | "content-range"
+                | "cache-control"
+                | "location"
+                | "set-cookie"
+                | "set-cookie2"
+                | "www-authenticate"
+                | "authentication-info"
+                | "alt-svc"
         )
 }
 

@@ -10,9 +10,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Output, refuse};
+use super::refuse;
 use crate::{
-    cli::{BAD_CONFIGURATION, BAD_INPUT, NOT_SO, fail},
+    cli::{self, BAD_INPUT, NOT_SO, Output, fail, print},
     config::{self, Config},
     policy::{
         Answer, Denial, Policy,
@@ -26,7 +26,7 @@ use crate::{
 pub(super) fn run(config: Option<&Path>, policy: Vec<PathBuf>, input: &Path, output: Output) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     let policy = match config.map(|file| Config::load(file, &env)) {
-        Some(Err(problems)) => return fail(&anyhow::anyhow!("{problems}"), "", BAD_CONFIGURATION),
+        Some(Err(problems)) => return cli::config::refuse(&problems),
         Some(Ok(config)) => config.policy,
         None => beside(policy),
     };
@@ -87,19 +87,22 @@ fn tell(said: &Said, output: Output) -> ExitCode {
         Ok(answer) => (answer.clone(), ExitCode::SUCCESS),
         Err(denial) => (in_json(denial), ExitCode::from(NOT_SO)),
     };
-    match output {
-        Output::Json => println!("{}", json!({"answer": answer, "revision": &*said.revision})),
-        Output::Text => {
-            let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default();
-            println!("{}", text("decision"));
-            for name in ["rule", "reason", "class", "message"] {
-                if !text(name).is_empty() {
-                    println!("  {name}: {}", text(name));
-                }
-            }
+    let text = match output {
+        Output::Json => format!("{}\n", json!({"answer": answer, "revision": &*said.revision})),
+        Output::Text => in_lines(&answer),
+    };
+    print(&text, code)
+}
+
+fn in_lines(answer: &Value) -> String {
+    let field = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default();
+    let mut text = format!("{}\n", field("decision"));
+    for name in ["rule", "reason", "class", "message"] {
+        if !field(name).is_empty() {
+            text.push_str(&format!("  {name}: {}\n", field(name)));
         }
     }
-    code
+    text
 }
 
 /// As if policy had said so itself.

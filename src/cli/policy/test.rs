@@ -4,9 +4,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde_json::json;
 
-use super::{Output, refuse};
+use super::refuse;
 use crate::{
-    cli::{NOT_SO, fail},
+    cli::{NOT_SO, Output, fail, print},
     policy::{
         bundle::Suite,
         lint,
@@ -32,30 +32,27 @@ pub(super) fn run(paths: &[PathBuf], output: Output, verbose: bool) -> ExitCode 
 fn report(tests: &[Test], output: Output, verbose: bool) -> ExitCode {
     let failed = tests.iter().filter(|test| test.outcome != Outcome::Pass).count();
     let passed = tests.len() - failed;
-    match output {
+    let text = match output {
         Output::Text => {
-            tests.iter().for_each(|test| tell(test, verbose));
-            println!("{passed} passed, {failed} failed");
+            let told: String = tests.iter().map(|test| in_lines(test, verbose)).collect();
+            format!("{told}{passed} passed, {failed} failed\n")
         }
         Output::Json => {
             let tests: Vec<_> = tests.iter().map(in_json).collect();
-            println!("{}", json!({"passed": passed, "failed": failed, "tests": tests}));
+            format!("{}\n", json!({"passed": passed, "failed": failed, "tests": tests}))
         }
-    }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(NOT_SO) }
+    };
+    print(&text, if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(NOT_SO) })
 }
 
-fn tell(test: &Test, verbose: bool) {
-    if let Some(why) = test.outcome.why() {
-        println!("FAIL {}: {}: {why}", test.place, test.name);
-    } else if verbose {
-        println!("pass {}: {} ({:.1?})", test.place, test.name, test.duration);
-    }
-    if verbose || test.outcome != Outcome::Pass {
-        for line in &test.printed {
-            println!("     {line}");
-        }
-    }
+fn in_lines(test: &Test, verbose: bool) -> String {
+    let mut text = match test.outcome.why() {
+        Some(why) => format!("FAIL {}: {}: {why}\n", test.place, test.name),
+        None if verbose => format!("pass {}: {} ({:.1?})\n", test.place, test.name, test.duration),
+        None => return String::new(),
+    };
+    text.extend(test.printed.iter().map(|line| format!("     {line}\n")));
+    text
 }
 
 fn in_json(test: &Test) -> serde_json::Value {

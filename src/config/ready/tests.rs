@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    config::{HostPattern, Otlp, OtlpProtocol, Protocol},
+    config::{HostPattern, Otlp, OtlpProtocol, Protocol, document::LONGEST_FILE},
     credential::{Placement, SecretPlace, Source},
 };
 

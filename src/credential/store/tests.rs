@@ -7,9 +7,11 @@ use super::{
     super::{
         Placement, SecretPlace, SecretValue,
         endpoint::{Endpoint, Reply, Seen, client},
+        entries::SWEEP_FROM,
     },
     *,
 };
+use crate::config::{HostPattern, TlsMode};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -36,7 +38,8 @@ impl Subject {
         obligations: &Obligations,
         task: &Task,
     ) -> Result<Arc<Credential>, CredentialRefusal> {
-        self.store.bound(&Wanted { declaration, destination: "api", obligations, task }).await
+        let upstream = upstream("api", declaration);
+        self.store.bound(&Wanted { declaration, upstream: &upstream, obligations, task }).await
     }
 
     async fn refusal(&self, declaration: &Arc<Declaration>) -> CredentialRefusal {
@@ -54,6 +57,15 @@ impl Subject {
 
 fn task(id: &str) -> Task {
     Task { id: id.into(), ..Task::none() }
+}
+
+fn upstream(name: &str, declaration: &Arc<Declaration>) -> Arc<Upstream> {
+    let credential = Some(Arc::clone(declaration));
+    Arc::new(Upstream { name: name.into(), credential, ..crate::audit::testing::upstream() })
+}
+
+fn upstreams(all: &[&Arc<Upstream>]) -> Arc<Upstreams> {
+    Arc::new(Upstreams::new(all.iter().map(|upstream| Arc::clone(upstream)).collect()))
 }
 
 fn obligations(scopes: Option<&[&str]>, max_ttl: Option<Duration>) -> Obligations {
@@ -133,7 +145,8 @@ async fn nothing_is_shared_between_tasks_destinations_scopes_and_lives() {
     let mut partitions = Vec::new();
     for (destination, obligations, id) in wanted.into_iter().chain(wanted) {
         let task = task(id);
-        let wanted = Wanted { declaration: &declaration, destination, obligations, task: &task };
+        let upstream = upstream(destination, &declaration);
+        let wanted = Wanted { declaration: &declaration, upstream: &upstream, obligations, task: &task };
         partitions.push(subject.store.bound(&wanted).await.unwrap().partition);
     }
     assert_eq!(partitions[..5], partitions[5..]);
@@ -153,6 +166,72 @@ async fn a_declaration_that_changed_is_another_one() {
     let changed = Declaration { placement: Placement::Basic("user".into()), ..Declaration::clone(&declaration) };
     assert!(value(&subject.obtain(&Arc::new(changed)).await.unwrap()).starts_with("Basic"));
     assert_eq!(endpoint.minted(), 2);
+}
+
+#[tokio::test]
+async fn a_destination_that_leads_elsewhere_is_another_one() {
+    let (endpoint, declaration) = issuer(600).await;
+    let subject = Subject::new();
+    let before = upstream("api", &declaration);
+    let changes: [fn(&mut Upstream); 5] = [
+        |_| {},
+        |upstream| upstream.hosts = vec![HostPattern::Exact("api.example.net".into())],
+        |upstream| upstream.ports = vec![8443],
+        |upstream| upstream.addresses = vec![[127, 0, 0, 1].into()],
+        |upstream| upstream.tls = TlsMode::Passthrough,
+    ];
+    for (minted, change) in (1..).zip(changes) {
+        let mut changed = Upstream::clone(&before);
+        change(&mut changed);
+        let (obligations, task) = (Obligations::default(), task("t"));
+        for upstream in [Arc::new(changed.clone()), Arc::new(changed)] {
+            let wanted =
+                Wanted { declaration: &declaration, upstream: &upstream, obligations: &obligations, task: &task };
+            subject.store.bound(&wanted).await.unwrap();
+        }
+        assert_eq!(endpoint.minted(), minted);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reload_took_away_is_revoked_and_what_it_left_is_served() {
+    let (endpoint, declaration) = issuer(100).await;
+    let subject = Subject::new();
+    let (obligations, task) = (Obligations::default(), task("t"));
+    let (api, other) = (upstream("api", &declaration), upstream("other", &declaration));
+    let obtain = async |upstream| {
+        let wanted = Wanted { declaration: &declaration, upstream, obligations: &obligations, task: &task };
+        value(&subject.store.bound(&wanted).await.unwrap())
+    };
+    assert_eq!((obtain(&api).await, obtain(&other).await), ("Bearer canary-1".into(), "Bearer canary-2".into()));
+    // One that is no longer used, but lives.
+    advance(85 * SECOND).await;
+    obtain(&api).await;
+    subject.happened(Event::Refreshed).await;
+    subject.store.retain(&upstreams(&[&api, &other]));
+    assert_eq!(obtain(&api).await, "Bearer canary-3");
+    let moved = Arc::new(Upstream { ports: vec![8443], ..Upstream::clone(&api) });
+    subject.store.retain(&upstreams(&[&moved, &Arc::new(Upstream::clone(&other))]));
+    let mut revoked = endpoint.revoked(2).await;
+    revoked.sort();
+    let form = |number| format!("token=canary-{number}&token_type_hint=access_token");
+    assert_eq!(revoked, [form(1), form(3)]);
+    assert_eq!((obtain(&moved).await, obtain(&other).await), ("Bearer canary-4".into(), "Bearer canary-2".into()));
+    let undeclared = Arc::new(Upstream { credential: None, ..Upstream::clone(&other) });
+    subject.store.retain(&upstreams(&[&moved, &undeclared]));
+    assert!(endpoint.revoked(3).await.contains(&form(2)));
+}
+
+#[tokio::test]
+async fn what_was_being_minted_when_a_reload_took_it_away_is_revoked() {
+    let (endpoint, declaration) = issuer(600).await;
+    let subject = Subject::new();
+    let mut call = Box::pin(subject.obtain(&declaration));
+    assert!(std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_pending())).await);
+    subject.store.retain(&upstreams(&[]));
+    assert_eq!(call.await.err(), Some(CredentialRefusal::Unavailable));
+    assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
+    assert!(subject.obtain(&declaration).await.is_ok());
 }
 
 #[tokio::test]

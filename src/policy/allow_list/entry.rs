@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use serde_json::{Map, Value};
 
 use super::pattern;
+use crate::call::Effect;
 
 /// One entry. What is `None` is not asked for.
 #[derive(Debug)]
@@ -28,6 +29,14 @@ impl Entry {
 
     pub(super) fn permits_effect(&self, effect: &str) -> bool {
         self.effects.as_ref().is_none_or(|effects| effects.iter().any(|permitted| permitted == effect))
+    }
+
+    /// Whether the entry permits what is done without being seen: it says so, or bounds nothing that is done.
+    pub(super) fn permits_anything_done(&self) -> bool {
+        match &self.effects {
+            Some(_) => self.permits_effect(Effect::Admin.as_str()),
+            None => self.methods.is_none(),
+        }
     }
 
     pub(super) fn asks_for_nothing(&self) -> bool {

@@ -22,7 +22,6 @@ fn every_field_of_the_contract_is_read() {
         scopes: Some(vec!["issues:write".into()]),
         max_ttl: Some(Duration::from_secs(600)),
         strip_headers: vec![HeaderName::from_static("x-debug")],
-        sensitive: true,
         approval: Some(Approval { group: Some("sre".into()), expires: Some(Duration::from_secs(900)), uses: Some(1) }),
     };
     assert_eq!(answer.obligations, expected);
@@ -128,6 +127,7 @@ fn a_yes_bound_to_what_cannot_be_done_is_no_yes() {
         r#"{"redact": ["/arguments/token"]}"#,
         r#"{"recheck": "60s"}"#,
         r#"{"taint": "public"}"#,
+        r#"{"sensitive": true}"#,
         r#"{"approval": {}}"#,
         r#"{"approval": {"group": "sre"}}"#,
     ] {
@@ -136,7 +136,7 @@ fn a_yes_bound_to_what_cannot_be_done_is_no_yes() {
         let deny = format!(r#"{{"decision": "deny", "obligations": {bound}}}"#);
         assert_eq!(decode(&deny).map(|answer| answer.decision), Ok(Verdict::Deny), "{bound}");
     }
-    assert!(decode(r#"{"decision": "allow", "obligations": {"redact": []}}"#).is_ok());
+    assert!(decode(r#"{"decision": "allow", "obligations": {"redact": [], "sensitive": false}}"#).is_ok());
 }
 
 #[test]
@@ -146,4 +146,14 @@ fn a_set_of_scopes_is_read_as_a_list() {
     let value = engine.eval_query(query.into(), false).unwrap();
     let answer = Answer::decode(&value.result[0].expressions[0].value).unwrap();
     assert_eq!(answer.obligations.scopes, Some(vec!["a".into(), "b".into()]));
+}
+
+#[test]
+fn a_secret_that_policy_repeats_is_not_passed_on() {
+    let pat = format!("ghp_{}", "a".repeat(36));
+    let said = format!(r#"{{"decision": "deny", "reason": "no {pat}", "message": "Not {pat}.", "rule": "r {pat}"}}"#);
+    let answer = decode(&said).unwrap();
+    assert_eq!([&*answer.reason, &*answer.message, &*answer.rule], ["no REDACTED", "Not REDACTED", "r REDACTED"]);
+    let clean = decode(r#"{"decision": "deny", "reason": "late", "message": "Too late."}"#).unwrap();
+    assert_eq!([&*clean.reason, &*clean.message], ["late", "Too late."]);
 }

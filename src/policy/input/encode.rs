@@ -13,6 +13,7 @@ use super::{Document, field::Leaf};
 use crate::{
     call::http::may_be_seen,
     policy::reads::{Read, Step},
+    secret::{self, mask},
 };
 
 impl Document<'_> {
@@ -46,8 +47,11 @@ fn whole(leaf: Leaf<'_>, out: &mut Vec<u8>) {
         Leaf::Str(value) => text(value, out),
         Leaf::Time(value) => time(value, out),
         Leaf::Ip(value) => address(value, out),
-        Leaf::Strs(items) => list(items.iter().map(String::as_str), out),
-        Leaf::Names(items) => list(items.iter().map(Arc::as_ref), out),
+        Leaf::Said(value) => text(&mask::text(value), out),
+        Leaf::Path(value) => text(&secret::redact_path(value), out),
+        Leaf::Segments(items) => list(items.iter().map(|item| mask::segment(item)), out),
+        Leaf::SaidAll(items) => list(items.iter().map(|item| mask::text(item)), out),
+        Leaf::Names(items) => list(items.iter().map(|item| &**item), out),
         Leaf::Texts(entries) => {
             open(OBJECT, entries.len(), out);
             for (name, value) in entries {
@@ -64,17 +68,22 @@ fn whole(leaf: Leaf<'_>, out: &mut Vec<u8>) {
                 text(&secret.place, out);
             }
         }
-        Leaf::Json(value) => json(value, out),
+        Leaf::Json(value) => json(&mask::json(value), out),
     }
 }
 
 fn inside(leaf: Leaf<'_>, steps: &[Step], out: &mut Vec<u8>) {
     match (leaf, steps) {
         (Leaf::Json(value), steps) => match walk(value, steps) {
-            Some(value) => json(value, out),
+            Some(value) => json(&mask::json(value), out),
             None => out.push(UNDEFINED),
         },
-        (Leaf::Strs(items), [Step::Index(index)]) => maybe_text(items.get(*index).map(String::as_str), out),
+        (Leaf::Segments(items), [Step::Index(index)]) => {
+            maybe_text(items.get(*index).map(|item| mask::segment(item)).as_deref(), out);
+        }
+        (Leaf::SaidAll(items), [Step::Index(index)]) => {
+            maybe_text(items.get(*index).map(|item| mask::text(item)).as_deref(), out);
+        }
         (Leaf::Names(items), [Step::Index(index)]) => maybe_text(items.get(*index).map(Arc::as_ref), out),
         (Leaf::Texts(entries), [Step::Key(name)]) => maybe_text(entries.get(name).map(String::as_str), out),
         (Leaf::Query(pairs), [Step::Key(name)]) => {
@@ -83,7 +92,7 @@ fn inside(leaf: Leaf<'_>, steps: &[Step], out: &mut Vec<u8>) {
         }
         (Leaf::Headers(headers), [Step::Key(name)]) => {
             let seen = may_be_seen(name).then(|| headers.get_all(name));
-            some_list(seen.iter().flatten().map(|value| value.as_bytes()), out);
+            some_list(seen.iter().flatten().map(|value| mask::header(value.as_bytes())), out);
         }
         // Whatever can't be narrowed stands whole: a longer key is never a wrong one.
         (leaf, _) => whole(leaf, out),
@@ -143,23 +152,23 @@ fn all_headers(headers: &HeaderMap, out: &mut Vec<u8>) {
     fields.sort_by_key(|(name, _)| name.as_str());
     for (name, value) in fields {
         text(name.as_str(), out);
-        bytes(value.as_bytes(), out);
+        text(&mask::header(value.as_bytes()), out);
     }
 }
 
-fn list<'a>(items: impl ExactSizeIterator<Item = &'a str>, out: &mut Vec<u8>) {
+fn list<T: AsRef<str>>(items: impl ExactSizeIterator<Item = T>, out: &mut Vec<u8>) {
     open(ARRAY, items.len(), out);
-    items.for_each(|item| text(item, out));
+    items.for_each(|item| text(item.as_ref(), out));
 }
 
 /// A list that is absent when it has no items.
-fn some_list<T: AsRef<[u8]>>(items: impl Iterator<Item = T>, out: &mut Vec<u8>) {
+fn some_list<T: AsRef<str>>(items: impl Iterator<Item = T>, out: &mut Vec<u8>) {
     let start = out.len();
     let mut count = 0;
     open(ARRAY, count, out);
     for item in items {
         count += 1;
-        bytes(item.as_ref(), out);
+        text(item.as_ref(), out);
     }
     if count == 0 {
         out.truncate(start);

@@ -55,25 +55,31 @@ pub enum Leaf<'a> {
     Bool(bool),
     /// A count.
     U64(u64),
-    /// A text.
+    /// A text that is ours, or of a closed set.
     Str(&'a str),
+    /// A text of the agent's; secrets in it are not shown.
+    Said(&'a str),
+    /// The path of the request; secrets in it are not shown.
+    Path(&'a str),
+    /// The decoded segments of the path; secrets in them are not shown.
+    Segments(&'a [String]),
+    /// Texts of the agent's; secrets in them are not shown.
+    SaidAll(&'a [String]),
     /// A moment; RFC 3339 in the document.
     Time(SystemTime),
     /// An address.
     Ip(IpAddr),
-    /// Texts.
-    Strs(&'a [String]),
     /// Shared texts.
     Names(&'a [Arc<str>]),
     /// Texts by name.
     Texts(&'a BTreeMap<String, String>),
-    /// Pairs in the order of the request; lists by name in the document.
+    /// Pairs in the order of the request; lists by name in the document. Those with secrets were taken away.
     Query(&'a [(String, String)]),
-    /// Header fields.
+    /// Header fields; secrets in their values are not shown.
     Headers(&'a HeaderMap),
     /// Secrets that were found: kind and place.
     Secrets(&'a [Found]),
-    /// Parsed JSON.
+    /// Parsed JSON of the agent's; secrets in it are not shown.
     Json(&'a serde_json::Value),
 }
 
@@ -87,6 +93,10 @@ impl Field {
 impl<'a> Leaf<'a> {
     fn maybe_str(text: Option<&'a str>) -> Self {
         text.map_or(Self::Undefined, Self::Str)
+    }
+
+    fn maybe_said(text: Option<&'a str>) -> Self {
+        text.map_or(Self::Undefined, Self::Said)
     }
 
     fn maybe_json(json: Option<&'a serde_json::Value>) -> Self {
@@ -116,7 +126,10 @@ pub const FIELDS: &[Field] = &[
     scalar("agent.name", |d| Leaf::Str(&d.input.agent.name)),
     scalar("agent.namespace", |d| Leaf::maybe_str(d.input.agent.namespace.as_deref())),
     scalar("agent.pod", |d| Leaf::maybe_str(d.input.agent.pod.as_deref())),
-    shaped("agent.labels", Shape::Texts, |d| Leaf::Texts(&d.input.agent.labels)),
+    shaped("agent.labels", Shape::Texts, |d| match &d.input.agent.labels {
+        labels if labels.is_empty() => Leaf::Undefined,
+        labels => Leaf::Texts(labels),
+    }),
     scalar("agent.assurance", |d| Leaf::Str(d.input.agent.assurance.as_str())),
     scalar("subject.kind", |_| Leaf::Str("none")),
     unfilled("subject.id_hash", Shape::Scalar),
@@ -133,16 +146,16 @@ pub const FIELDS: &[Field] = &[
     unfilled("task.history.sensitive_actions", Shape::Scalar),
     unfilled("task.history.denied", Shape::Scalar),
     unfilled("task.taint", Shape::Scalar),
-    scalar("delegation.depth", |_| Leaf::U64(0)),
-    shaped("delegation.chain", Shape::List, |_| Leaf::Names(&[])),
+    unfilled("delegation.depth", Shape::Scalar),
+    unfilled("delegation.chain", Shape::List),
     scalar("call.protocol", |d| Leaf::Str(d.input.call.protocol.as_str())),
     scalar("call.effect", |d| Leaf::Str(d.input.call.effect.as_str())),
     scalar("call.method", |d| Leaf::Str(d.input.call.http.method.as_str())),
     scalar("call.scheme", |d| Leaf::Str(d.input.call.http.scheme.as_str())),
     scalar("call.host", |d| Leaf::Str(&d.input.call.http.host)),
     scalar("call.port", |d| Leaf::U64(u64::from(d.input.call.http.port))),
-    scalar("call.path", |d| Leaf::Str(&d.input.call.http.path)),
-    shaped("call.segments", Shape::List, |d| Leaf::Strs(&d.input.call.http.segments)),
+    scalar("call.path", |d| Leaf::Path(&d.input.call.http.path)),
+    shaped("call.segments", Shape::List, |d| Leaf::Segments(&d.input.call.http.segments)),
     shaped("call.query", Shape::Lists, |d| Leaf::Query(&d.input.call.http.query)),
     shaped("call.headers", Shape::Headers, |d| Leaf::Headers(&d.input.call.headers)),
     scalar("call.body.inspected", |d| Leaf::Bool(d.input.call.body.inspected)),
@@ -152,9 +165,9 @@ pub const FIELDS: &[Field] = &[
     shaped("call.body.json", Shape::Json, |d| Leaf::maybe_json(d.input.call.body.json.as_ref())),
     scalar("call.mcp.revision", |d| Leaf::maybe_str(mcp(d).and_then(|mcp| mcp.revision.as_deref()))),
     scalar("call.mcp.method", |d| {
-        Leaf::maybe_str(mcp(d).map(|mcp| mcp.method.as_str()).filter(|method| !method.is_empty()))
+        Leaf::maybe_said(mcp(d).map(|mcp| mcp.method.as_str()).filter(|method| !method.is_empty()))
     }),
-    scalar("call.mcp.tool", |d| Leaf::maybe_str(mcp(d).and_then(|mcp| mcp.tool.as_deref()))),
+    scalar("call.mcp.tool", |d| Leaf::maybe_said(mcp(d).and_then(|mcp| mcp.tool.as_deref()))),
     shaped("call.mcp.arguments", Shape::Json, |d| Leaf::maybe_json(mcp(d).and_then(|mcp| mcp.arguments.as_ref()))),
     unfilled("call.mcp.annotations", Shape::Json),
     unfilled("call.mcp.annotations_trusted", Shape::Scalar),
@@ -166,7 +179,7 @@ pub const FIELDS: &[Field] = &[
     unfilled("call.graphql.fields", Shape::List),
     unfilled("call.model.name", Shape::Scalar),
     unfilled("call.model.tools", Shape::List),
-    shaped("call.embedded_urls", Shape::List, |d| Leaf::Strs(&d.input.call.embedded_urls)),
+    shaped("call.embedded_urls", Shape::List, |d| Leaf::SaidAll(&d.input.call.embedded_urls)),
     scalar("destination.name", |d| Leaf::Str(&d.input.upstream.name)),
     scalar("destination.zone", |d| Leaf::Str(&d.input.upstream.zone)),
     scalar("destination.environment", |d| Leaf::Str(&d.input.upstream.environment)),
@@ -174,7 +187,7 @@ pub const FIELDS: &[Field] = &[
     scalar("destination.ip", |d| d.input.ip.map_or(Leaf::Undefined, Leaf::Ip)),
     scalar("destination.ip_class", |d| Leaf::maybe_str(d.input.ip_class)),
     scalar("destination.tls", |d| Leaf::Str(d.input.tls)),
-    scalar("destination.first_seen", |_| Leaf::Bool(false)),
+    unfilled("destination.first_seen", Shape::Scalar),
     scalar("credential.name", |d| Leaf::maybe_str(d.input.credential.map(|credential| &*credential.name))),
     scalar("credential.kind", |d| Leaf::maybe_str(d.input.credential.map(Declaration::kind))),
     scalar("credential.revocable", |d| d.input.credential.map_or(Leaf::Undefined, |c| Leaf::Bool(c.revocable()))),
@@ -200,7 +213,7 @@ fn mcp(document: Document<'_>) -> Option<&McpCall> {
 fn grpc(document: Document<'_>, part: usize) -> Leaf<'_> {
     let call = document.input.call;
     match (call.protocol, call.http.segments.as_slice()) {
-        (Protocol::Grpc, parts @ [_, _]) => Leaf::Str(&parts[part]),
+        (Protocol::Grpc, parts @ [_, _]) => Leaf::Said(&parts[part]),
         _ => Leaf::Undefined,
     }
 }

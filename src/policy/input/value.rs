@@ -20,6 +20,7 @@ use super::{
 use crate::{
     call::http::may_be_seen,
     policy::reads::{Read, Step},
+    secret::{self, mask},
 };
 
 /// Builds the documents of one worker.
@@ -159,8 +160,11 @@ fn field_value(leaf: Leaf<'_>, wanted: &[Vec<Step>]) -> Value {
             jiff::Timestamp::try_from(value).map_or(Value::Undefined, |time| Value::from(time.to_string()))
         }
         Leaf::Ip(value) => Value::from(value.to_string()),
-        Leaf::Strs(items) => Value::from(items.iter().map(|item| Value::from(item.as_str())).collect::<Vec<_>>()),
-        Leaf::Names(items) => Value::from(items.iter().map(|item| Value::from(&**item)).collect::<Vec<_>>()),
+        Leaf::Said(value) => Value::from(&*mask::text(value)),
+        Leaf::Path(value) => Value::from(&*secret::redact_path(value)),
+        Leaf::Segments(items) => list(items.iter().map(|item| mask::segment(item))),
+        Leaf::SaidAll(items) => list(items.iter().map(|item| mask::text(item))),
+        Leaf::Names(items) => list(items.iter().map(|item| &**item)),
         Leaf::Texts(entries) => {
             let wanted = entries.iter().filter(|(name, _)| is_wanted(name));
             Value::from(
@@ -190,10 +194,13 @@ fn field_value(leaf: Leaf<'_>, wanted: &[Vec<Step>]) -> Value {
     }
 }
 
-/// Bytes that are no UTF-8 are replaced, so that such a field is seen and not passed over.
+fn list<T: AsRef<str>>(items: impl Iterator<Item = T>) -> Value {
+    Value::from(items.map(|item| Value::from(item.as_ref())).collect::<Vec<_>>())
+}
+
 fn header_value(headers: &HeaderMap, is_wanted: impl Fn(&str) -> bool) -> Value {
     let wanted = headers.iter().filter(|(name, _)| may_be_seen(name.as_str()) && is_wanted(name.as_str()));
-    lists(wanted.map(|(name, value)| (name.as_str(), Value::from(&*String::from_utf8_lossy(value.as_bytes())))))
+    lists(wanted.map(|(name, value)| (name.as_str(), Value::from(&*mask::header(value.as_bytes())))))
 }
 
 fn lists<'a>(pairs: impl Iterator<Item = (&'a str, Value)>) -> Value {
@@ -210,7 +217,7 @@ fn lists<'a>(pairs: impl Iterator<Item = (&'a str, Value)>) -> Value {
 fn project(json: &Json, wanted: &[&[Step]]) -> Value {
     let (Json::Object(map), true) = (json, wanted.iter().all(|steps| matches!(steps.first(), Some(Step::Key(_)))))
     else {
-        return from_json(json);
+        return from_json(&mask::json(json));
     };
     let mut object = BTreeMap::new();
     for same_key in wanted.chunk_by(|a, b| a[0] == b[0]) {

@@ -141,7 +141,7 @@ impl Agent {
             .with_root_certificates(Arc::clone(&self.roots))
             .with_no_client_auth();
         config.alpn_protocols = vec![if self.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-        let name = ServerName::try_from(sni.to_owned()).expect("a host name");
+        let name = ServerName::try_from(super::origin::bare(sni).to_owned()).expect("a host name");
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 }

@@ -128,7 +128,8 @@ impl Setup {
     }
 
     pub async fn start(self) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
+        let loopback = if self.name.starts_with('[') { "[::1]:0" } else { "127.0.0.1:0" };
+        let listener = TcpListener::bind(loopback).await.expect("loopback has ports");
         let addr = listener.local_addr().expect("it is bound");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (root, acceptor) = match self.certificate {
@@ -224,9 +225,14 @@ async fn answer(seen: &Mutex<Vec<Seen>>, service: Option<Service>, request: Requ
     Response::new(full(echo))
 }
 
+/// An IPv6 literal without the brackets that it has in a URL.
+pub fn bare(host: &str) -> &str {
+    host.trim_matches(['[', ']'])
+}
+
 fn acceptor(name: &str, kind: Certificate, alpn: &[&[u8]]) -> (String, TlsAcceptor) {
     let subject = if kind == Certificate::WrongName { "other.example.net" } else { name };
-    let mut params = CertificateParams::new([subject.to_owned()]).expect("a host name");
+    let mut params = CertificateParams::new([bare(subject).to_owned()]).expect("a host name");
     if kind == Certificate::Expired {
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(2020, 2, 1);

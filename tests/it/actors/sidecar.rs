@@ -25,6 +25,7 @@ use super::{Agent, Origin};
 /// A running sidecar. Ends when it is stopped or dropped.
 pub struct Sidecar {
     pub proxy: SocketAddr,
+    pub health: Option<SocketAddr>,
     pub dir: Arc<TempDir>,
     pub spans: mpsc::UnboundedReceiver<FinishedSpan>,
     heard: Vec<FinishedSpan>,
@@ -80,12 +81,12 @@ impl Sidecar {
         }
     }
 
-    /// Everything that was said in spans so far.
-    pub fn drained_spans(&mut self) -> String {
+    /// The spans so far.
+    pub fn heard(&mut self) -> &[FinishedSpan] {
         while let Ok(span) = self.spans.try_recv() {
             self.heard.push(span);
         }
-        format!("{:?}", self.heard)
+        &self.heard
     }
 
     /// Waits until the next call has ended.
@@ -105,6 +106,16 @@ impl Sidecar {
     /// The records so far, a line each: method, host, verdict or refusal.
     pub async fn records(&self) -> Vec<String> {
         self.audit().await.iter().map(summary).collect()
+    }
+
+    /// Merges further settings into its configuration file, at one stroke.
+    pub fn reconfigure(&self, more: Value) {
+        let (file, next) = (self.dir.path().join("tollgate.yaml"), self.dir.path().join("tollgate.yaml.next"));
+        let text = std::fs::read_to_string(&file).expect("it was written");
+        let mut settings = serde_json::from_str(&text).expect("it was written as JSON");
+        merge(&mut settings, more);
+        std::fs::write(&next, settings.to_string()).expect("it can be written");
+        std::fs::rename(next, file).expect("both stand in one directory");
     }
 
     /// Stops in order, and waits for the end.
@@ -155,7 +166,8 @@ impl Setup {
 
     /// The same, with further settings of the destination.
     pub fn in_front_of_as(mut self, origin: &Origin, more: Value) -> Self {
-        let name = origin.name.split('.').next().expect("split gives at least one").to_owned();
+        let label = origin.name.split('.').next().expect("split gives at least one");
+        let name = label.replace(['[', ':', ']'], "-");
         let mut destination =
             json!({"hosts": [origin.name], "ports": [origin.addr.port()], "addresses": [origin.addr.ip()]});
         merge(&mut destination, more);
@@ -209,13 +221,14 @@ impl Setup {
         let audit = config.audit.file.clone().unwrap_or_default();
         let listeners = Listeners::bind(&config.listen).await?;
         let proxy = listeners.addresses()[0];
+        let health = listeners.health.as_ref().and_then(|listener| listener.local_addr().ok());
         let (tap, spans) = mpsc::unbounded_channel();
         let inner = sidecar::Sidecar::start_tapped(config, &listeners, Some(tap)).await?;
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(Arc::clone(&inner).serve(listeners, async move {
             let _ = stopped.await;
         }));
-        Ok(Sidecar { proxy, dir: self.dir, spans, heard: Vec::new(), inner, audit, stop: Some(stop), serving })
+        Ok(Sidecar { proxy, health, dir: self.dir, spans, heard: Vec::new(), inner, audit, stop: Some(stop), serving })
     }
 
     fn write_policy(&self) {

@@ -156,6 +156,53 @@ fn identity_and_rewrites_are_stripped_and_the_rest_stays() {
 }
 
 #[test]
+fn a_twin_of_a_field_is_stripped_and_the_field_is_not() {
+    let mut fields = headers(&[
+        ("x-service-key", "1"),
+        ("x_service_key", "2"),
+        ("x-service_key", "3"),
+        ("x.service.key", "4"),
+        ("x-service-kez", "5"),
+        ("x-service-key2", "6"),
+        ("xservicekey", "7"),
+    ]);
+    strip_twins(&mut fields, &HeaderName::from_static("x-service-key"));
+    assert_eq!(names(&fields), ["x-service-key", "x-service-key2", "x-service-kez", "xservicekey"]);
+}
+
+#[test]
+fn trailers_bring_nothing_that_was_not_decided() {
+    let mut fields = headers(&[
+        ("grpc-status", "0"),
+        ("x-amz-checksum-crc32", "x"),
+        ("content-digest", "x"),
+        ("repr-digest", "x"),
+        ("digest", "x"),
+        ("authorization", "Bearer x"),
+        ("cookie", "a=b"),
+        ("x-api-key", "x"),
+        ("x-sent", "x"),
+        ("x-http-method-override", "DELETE"),
+        ("content-length", "1"),
+        ("tollgate-task", "x"),
+    ]);
+    strip_request_trailers(&mut fields);
+    assert_eq!(names(&fields), ["content-digest", "digest", "grpc-status", "repr-digest", "x-amz-checksum-crc32"]);
+    let mut fields = headers(&[
+        ("grpc-status", "0"),
+        ("server-timing", "db;dur=1"),
+        ("connection", "close"),
+        ("transfer-encoding", "chunked"),
+        ("content-length", "1"),
+        ("set-cookie", "a=b"),
+        ("alt-svc", "h3=\":443\""),
+        ("tollgate-decision", "x"),
+    ]);
+    strip_response_trailers(&mut fields);
+    assert_eq!(names(&fields), ["grpc-status", "server-timing"]);
+}
+
+#[test]
 fn policy_sees_no_field_that_can_carry_a_secret() {
     let hidden = [
         "authorization",

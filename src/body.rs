@@ -5,18 +5,21 @@
 //! also when the agent goes away before that. Nothing of the request's body passes after that record.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use crate::{call::http as canonical, exchange::answer::Ending};
 
@@ -112,6 +115,23 @@ impl RequestBody {
     /// No body.
     pub fn empty() -> Self {
         Self::held(Bytes::new())
+    }
+
+    /// Reads what is left and throws it away, up to a limit, so that an HTTP/1.1 connection whose request was refused can
+    /// be used again. Past the limit the connection ends.
+    pub async fn discard(mut self) {
+        let mut left = DISCARDED;
+        let all = async {
+            while let Some(Ok(frame)) = poll_fn(|cx| self.content.poll_frame(cx)).await {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                match left.checked_sub(length) {
+                    Some(rest) => left = rest,
+                    None => return,
+                }
+            }
+        };
+        // Whichever comes first; the connection shows the rest.
+        let _ = timeout(DISCARDING, all).await;
     }
 
     /// Counts what is sent.
@@ -269,3 +289,7 @@ impl http_body::Body for ResponseBody {
         self.content.size_hint()
     }
 }
+
+/// What of a refused request is read at the most: a client that has more to send finds the connection closed.
+const DISCARDED: usize = 4 << 20;
+const DISCARDING: Duration = Duration::from_secs(5);

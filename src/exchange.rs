@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, request::Parts};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, request::Parts};
 use futures_util::FutureExt;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
@@ -104,11 +104,17 @@ impl Exchange<'_> {
         }
         let agent = hyper::upgrade::on(&mut request);
         let (mut parts, body) = request.into_parts();
-        let (http, upstream) = self.describe(&mut parts)?;
+        // HTTP/2 ends streams one by one, and a client that asks for leave to send has not begun to.
+        let discards = parts.version != Version::HTTP_2 && !parts.headers.contains_key(header::EXPECT);
+        let (http, upstream) = match self.describe(&mut parts) {
+            Ok(described) => described,
+            Err(refusal) => return Err(self.turn_down(RequestBody::streamed(body), discards, refusal)),
+        };
         let (mut question, body) = self.question(parts, body, http, upstream).await?;
-        let permit = self.decide(&question)?;
-        let credential = self.mint(&question, &permit).await?;
-        self.record.commit().await?;
+        let (permit, credential) = match self.admit(&question).await {
+            Ok(admitted) => admitted,
+            Err(refusal) => return Err(self.turn_down(body, discards, refusal)),
+        };
         let upgrade = question.call.protocol == Protocol::WebSocket;
         // A tunnel asks again later, and what policy may read must still be there then.
         let headers = if upgrade { question.call.headers.clone() } else { std::mem::take(&mut question.call.headers) };
@@ -118,6 +124,23 @@ impl Exchange<'_> {
         let reply = self.send(&permit, &route, request).await?;
         let tunnel = upgrade.then_some(Upgrading { agent, question });
         Ok(Forwarded { reply, tunnel })
+    }
+
+    /// Everything that must be so before the request may leave: permitted, with its credential at hand, and recorded.
+    async fn admit(&mut self, question: &Question) -> Result<(Permit, Option<Arc<Credential>>), Refusal> {
+        let permit = self.decide(question)?;
+        let credential = self.mint(question, &permit).await?;
+        self.record.commit().await?;
+        Ok((permit, credential))
+    }
+
+    /// A client that keeps its connection may send the body of a refused request all the same, and expects the answer
+    /// to its next request behind it.
+    fn turn_down(&self, body: RequestBody, discards: bool, refusal: Refusal) -> Refusal {
+        if discards && !http_body::Body::is_end_stream(&body) {
+            self.sidecar.drain().spawn_background(body.discard());
+        }
+        refusal
     }
 
     /// Brings the request into its canonical form and finds its destination. Takes away what must not travel.

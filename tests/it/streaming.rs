@@ -201,6 +201,31 @@ async fn the_agent_is_asked_to_continue_only_after_policy_permits() {
 }
 
 #[tokio::test]
+async fn a_connection_outlives_a_refused_request_whose_body_comes_late() {
+    let origin = Origin::http("api.example.com").start().await;
+    let sidecar = Sidecar::permissive()
+        .in_front_of(&origin)
+        .allowing(serde_json::json!([{"id": "reads", "destination": "api", "methods": ["GET"]}]))
+        .start()
+        .await;
+    let url = origin.url("/").parse().expect("a URL");
+    let mut connection = sidecar.agent().connection(&url).await.expect("the proxy listens");
+    let (sender, stream) = channel();
+    let body: agent::Body = {
+        use futures_util::StreamExt;
+        StreamBody::new(stream.map(Ok)).boxed_unsync()
+    };
+
+    let refused = connection.begin(Request::post(origin.url("/")).body(body).expect("a valid request")).await;
+    let refused = refused.expect("it is answered before its body has come");
+    sender.send("late".into()).await.expect("the body is taken");
+    drop(sender);
+    assert_eq!(Answer::of(refused).await.to_string(), "403 not_listed");
+
+    assert_eq!(connection.get(&origin.url("/next")).await.to_string(), "200");
+}
+
+#[tokio::test]
 async fn large_bodies_pass_whole_in_both_directions() {
     let origin = Origin::https("files.example.com")
         .answering(|request: Request<hyper::body::Incoming>| async move { Response::new(echo(request.into_body())) })

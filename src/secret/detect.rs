@@ -13,8 +13,9 @@ pub fn find(text: &[u8]) -> Option<&'static str> {
     }
     text.split(|byte| !WORD[usize::from(*byte)]).find_map(|word| match word.first() {
         Some(b'-') if word.starts_with(b"-----BEGIN") => contains(text, b"PRIVATE").then_some("pem"),
-        Some(first) if STARTS[usize::from(*first)] && word.len() >= SHORTEST => word_kind(word),
-        _ => None,
+        Some(_) if word.len() < SHORTEST => None,
+        Some(_) => begins(word).then(|| word_kind(word)).flatten().or_else(|| part_kind(word)),
+        None => None,
     })
 }
 
@@ -43,6 +44,16 @@ pub fn is_telegram_segment(segment: &[u8]) -> bool {
         && digits.iter().all(u8::is_ascii_digit)
         && (30..=64).contains(&token.len())
         && token.iter().all(|byte| Alphabet::Url.holds(*byte))
+}
+
+fn begins(word: &[u8]) -> bool {
+    word.first().is_some_and(|first| STARTS[usize::from(*first)])
+}
+
+/// The kind of a secret that stands between full stops, as in a host name.
+fn part_kind(word: &[u8]) -> Option<&'static str> {
+    let mut parts = word.split(|byte| *byte == b'.').filter(|part| part.len() >= SHORTEST && part.len() < word.len());
+    parts.find_map(|part| begins(part).then(|| word_kind(part)).flatten())
 }
 
 fn word_kind(word: &[u8]) -> Option<&'static str> {

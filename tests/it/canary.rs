@@ -318,7 +318,7 @@ impl Scene {
             format!("GET http://u:SECRET@{host}/ HTTP/1.1\r\nhost: x\r\nx SECRET\r\n\r\n"),
             format!("GET http://u:SECRET@{host}/ HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"),
             format!("GET /SECRET HTTP/1.1\r\nhost: SECRET\r\nconnection: close\r\n\r\n"),
-            //M format!("SECRET http://{host}/ HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"),
+            format!("SECRET http://{host}/ HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"),
         ] {
             let secret = self.next();
             let answer = agent.raw(head.replace("SECRET", &secret).as_bytes()).await;

@@ -282,7 +282,8 @@ async fn what_has_two_readings_is_refused_and_recorded_as_such() {
         ("a folded field", format!("GET {url}/"), format!("{host}x: a\r\n b\r\n"), "400"),
         ("a space before the colon", format!("GET {url}/"), format!("{host}x : a\r\n"), "400"),
     ] {
-        let raw = format!("{target} HTTP/1.1\r\n{fields}connection: close\r\n\r\n");
+        let body = if target.starts_with("POST") { "0\r\n\r\n" } else { "" };
+        let raw = format!("{target} HTTP/1.1\r\n{fields}connection: close\r\n\r\n{body}");
         let told = timeout(Duration::from_secs(10), agent.raw(raw.as_bytes())).await;
         assert_eq!(shown(&told.unwrap_or_else(|_| panic!("{case}: no end"))), answer, "{case}");
         sidecar.ended().await;

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, request::Parts};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use futures_util::FutureExt;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
@@ -145,7 +145,7 @@ impl Exchange<'_> {
 
     /// Brings the request into its canonical form and finds its destination. Takes away what must not travel.
     fn describe(&mut self, parts: &mut Parts) -> Result<(HttpCall, Arc<Upstream>), Refusal> {
-        self.record.facts.call.method = Some(parts.method.clone());
+        self.record.facts.call.method = Some(shown(&parts.method));
         self.record.facts.call.agent_version = Some(parts.version);
         note_destination(&mut self.record, &self.connection.destination);
         if canonical::is_grpc(&parts.headers) {
@@ -320,6 +320,12 @@ impl Exchange<'_> {
             }
         }
     }
+}
+
+/// The method as it may be shown: any word can be one, a secret too.
+fn shown(method: &Method) -> Method {
+    let text = secret::redact(method.as_str());
+    if text == method.as_str() { method.clone() } else { Method::from_bytes(b"REDACTED").expect("letters are a token") }
 }
 
 /// Notes what is known of a destination before anything was parsed.

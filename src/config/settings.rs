@@ -432,7 +432,7 @@ pub struct Limits {
     pub inspect_total: Size,
     /// Nesting of inspected JSON, in levels. At most 128. Example: `64`.
     pub json_depth: u32,
-    /// How long the first bytes of a connection are waited for. Example: `250ms`.
+    /// How long the first bytes of a redirected connection are waited for; after CONNECT it is 10 s. Example: `250ms`.
     pub sniff: Period,
 }
 

@@ -317,7 +317,7 @@ impl Scene {
         for head in [
             format!("GET http://u:SECRET@{host}/ HTTP/1.1\r\nhost: x\r\nx SECRET\r\n\r\n"),
             format!("GET http://u:SECRET@{host}/ HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"),
-            format!("GET /SECRET HTTP/1.1\r\nhost: SECRET\r\nconnection: close\r\n\r\n"),
+            "GET /SECRET HTTP/1.1\r\nhost: SECRET\r\nconnection: close\r\n\r\n".to_owned(),
             format!("SECRET http://{host}/ HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"),
         ] {
             let secret = self.next();

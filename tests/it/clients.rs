@@ -195,10 +195,6 @@ async fn serve(request: Request<Incoming>) -> Response<origin::Body> {
 async fn trusted(setup: sidecar::Setup) -> Sidecar {
     let settings = json!({
         "tls": {"authority": {"trust_bundle": BUNDLE}},
-        // The clients keep the machine busy: one may take longer to its first byte than the default grants, and a
-        // decision longer than its budget.
-        "limits": {"sniff": "20s"},
-        "policy": {"budget": "5s"},
     });
     let sidecar = setup.set(settings).start().await;
     let store = jks(&[sidecar.inner().authority().certificate().clone()]);

@@ -25,9 +25,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use http::{HeaderName, HeaderValue};
+
 use crate::{
     call::Protocol,
     config::{self, Mode},
+    listener::Destination,
+    policy::{CacheUse, Decision},
     refusal::Refusal,
     telemetry::{Metrics, Spans, TraceContext},
 };
@@ -196,6 +200,26 @@ impl Record {
         self.start
     }
 
+    /// Notes where the call's connection leads, which is known before anything was parsed.
+    pub fn heads_for(&mut self, destination: &Destination) {
+        if let Some((host, port)) = destination.name() {
+            self.facts.call.host = host.to_owned().into();
+            self.facts.call.port = port;
+        }
+        if let Destination::Dialled { addr, .. } = destination {
+            self.facts.ip = Some(*addr);
+        }
+    }
+
+    /// Notes what policy said since `begun`. An answer from the cache took no time worth a span.
+    pub fn decided(&mut self, decision: &Decision, mode: Mode, begun: Instant) {
+        if decision.cache != CacheUse::Hit {
+            let error = decision.outcome.as_ref().err().map(|denial| Refusal::Denied(denial.clone()).label());
+            self.phase(Phase::Policy, begun, Instant::now(), error);
+        }
+        self.facts.decision = Some(DecisionFacts::new(decision, mode));
+    }
+
     /// Notes a phase for a span of its own.
     pub fn phase(&mut self, phase: Phase, started: Instant, ended: Instant, error: Option<&'static str>) {
         self.phases.push(PhaseFacts { phase, started, ended, error });
@@ -293,6 +317,13 @@ impl DecisionId {
     fn new() -> Self {
         Self(uuid::Uuid::new_v7(uuid::Timestamp::now(uuid::NoContext)))
     }
+
+    /// The value of [`DECISION`].
+    pub fn header(self) -> HeaderValue {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        HeaderValue::from_str(self.0.hyphenated().encode_lower(&mut text))
+            .expect("hex digits and dashes are visible ASCII")
+    }
 }
 
 impl fmt::Display for DecisionId {
@@ -325,6 +356,9 @@ impl Outcome {
         }
     }
 }
+
+/// Names the decision in every answer.
+pub const DECISION: HeaderName = HeaderName::from_static("tollgate-decision");
 
 #[cfg(test)]
 mod tests {

@@ -3,12 +3,22 @@
 //! What is refused here is refused for good: there is no path on which a connection that can't be opened is passed on as
 //! bytes. Tunnels exist only where the configuration says `passthrough` and policy permitted it.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use ::http::Request;
 use hyper::{
     body::Incoming,
-    server::conn::{http1, http2},
+    server::conn::{
+        http1::{self, UpgradeableConnection},
+        http2,
+    },
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -43,8 +53,6 @@ pub struct Connection {
     pub destination: Destination,
     /// Whether requests on it came through TLS that we opened.
     pub scheme: Scheme,
-    /// The name in the TLS hello: a claim, which must agree with everything else.
-    pub sni: Option<Arc<str>>,
     /// The name that every request on it must name, where one is established by now.
     pub host: Option<(Arc<str>, u16)>,
     /// Its place among the open connections.
@@ -99,21 +107,7 @@ where
         .max_buf_size(sidecar.limits().header_bytes.max(MIN_BUFFER))
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    let signals = sidecar.drain().signals();
-    let mut serving = std::pin::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = signals.stopping() => {
-            serving.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = serving.as_mut() => ended,
-                () = signals.closing() => Ok(()),
-            }
-        }
-    };
-    if let Err(error) = ended {
-        record_rejected(&sidecar, &connection, &error);
-    }
+    until_ended(&sidecar, &connection, pin!(serving), UpgradeableConnection::graceful_shutdown).await;
 }
 
 /// Serves HTTP/2 until the agent or the sidecar ends the connection.
@@ -130,12 +124,23 @@ where
         .max_header_list_size(u32::try_from(sidecar.limits().header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(KEEP_ALIVE)
         .serve_connection(TokioIo::new(stream), service);
+    until_ended(&sidecar, &connection, pin!(serving), http2::Connection::graceful_shutdown).await;
+}
+
+/// Drives a connection to its end. When the sidecar stops, it finishes what has begun, for as long as there is time.
+async fn until_ended<C>(
+    sidecar: &Sidecar,
+    connection: &Connection,
+    mut serving: Pin<&mut C>,
+    graceful_shutdown: impl FnOnce(Pin<&mut C>),
+) where
+    C: Future<Output = hyper::Result<()>>,
+{
     let signals = sidecar.drain().signals();
-    let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = signals.stopping() => {
-            serving.as_mut().graceful_shutdown();
+            graceful_shutdown(serving.as_mut());
             tokio::select! {
                 ended = serving.as_mut() => ended,
                 () = signals.closing() => Ok(()),
@@ -143,7 +148,7 @@ where
         }
     };
     if let Err(error) = ended {
-        record_rejected(&sidecar, &connection, &error);
+        record_rejected(sidecar, connection, &error);
     }
 }
 
@@ -171,11 +176,11 @@ impl Arrival {
             Err(refusal) => Err((refusal, Some(stream))),
             Ok(Sniffed::Tls(hello)) => self.look_at_tls(sidecar, stream, hello).await,
             Ok(Sniffed::Http1) => {
-                serve_http1(Arc::clone(sidecar), self.connection(Scheme::Http, None), stream).await;
+                serve_http1(Arc::clone(sidecar), self.connection(Scheme::Http), stream).await;
                 Ok(())
             }
             Ok(Sniffed::Http2) => {
-                serve_http2(Arc::clone(sidecar), self.connection(Scheme::Http, None), stream).await;
+                serve_http2(Arc::clone(sidecar), self.connection(Scheme::Http), stream).await;
                 Ok(())
             }
         }
@@ -200,7 +205,7 @@ impl Arrival {
             Ok(upstream) => match upstream.tls {
                 TlsMode::Passthrough if hello.ech => Err((HIDDEN_NAME, Some(stream))),
                 TlsMode::Passthrough => self.tunnel(sidecar, stream, host, port).await,
-                TlsMode::Intercept => self.intercept(sidecar, stream, host, port, hello).await,
+                TlsMode::Intercept => self.intercept(sidecar, stream, host, port).await,
             },
         }
     }
@@ -211,7 +216,6 @@ impl Arrival {
         stream: TcpStream,
         host: Arc<str>,
         port: u16,
-        hello: ClientHello,
     ) -> Result<(), Turned> {
         let Ok(config) = sidecar.agent_tls().config_for(&host, AgentAlpn::Http2OrHttp1) else {
             return Err((Refusal::AgentTls, Some(stream)));
@@ -224,7 +228,6 @@ impl Arrival {
             peer: self.peer,
             destination: self.destination.clone(),
             scheme: Scheme::Https,
-            sni: hello.sni.map(Into::into),
             host: Some((host, port)),
             slot: self.slot.clone(),
         });
@@ -250,12 +253,11 @@ impl Arrival {
         Ok(())
     }
 
-    fn connection(&self, scheme: Scheme, sni: Option<Arc<str>>) -> Arc<Connection> {
+    fn connection(&self, scheme: Scheme) -> Arc<Connection> {
         Arc::new(Connection {
             peer: self.peer,
             destination: self.destination.clone(),
             scheme,
-            sni,
             host: self.destination.name().map(|(host, port)| (host.into(), port)),
             slot: self.slot.clone(),
         })
@@ -263,7 +265,7 @@ impl Arrival {
 
     fn refuse(&self, sidecar: &Sidecar, refusal: Refusal) {
         let mut record = sidecar.recorder().begin(TraceContext::root());
-        exchange::note_destination(&mut record, &self.destination);
+        record.heads_for(&self.destination);
         record.facts.refusal = Some(refusal);
         record.finish();
     }
@@ -356,7 +358,7 @@ fn record_rejected(sidecar: &Sidecar, connection: &Connection, error: &hyper::Er
         return;
     };
     let mut record = sidecar.recorder().begin(TraceContext::root());
-    exchange::note_destination(&mut record, &connection.destination);
+    record.heads_for(&connection.destination);
     record.facts.refusal = Some(refusal);
     record.finish();
 }

@@ -14,19 +14,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header, request::Parts};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use futures_util::FutureExt;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use crate::{
-    audit::{CredentialFacts, DecisionFacts, Phase, Record},
+    audit::{CredentialFacts, DECISION, Phase, Record},
     body::{RequestBody, ResponseBody},
     call::{HttpCall, Protocol, http as canonical},
-    config::{Mode, TlsMode, Upstream},
+    config::{TlsMode, Upstream},
     connection::{self, Connection},
     credential::Credential,
     origin::{Reply, Route},
-    policy::{CacheUse, Decision, Permit},
+    policy::Permit,
     refusal::{Refusal, answer::Shape},
     secret,
     sidecar::{Generation, Sidecar},
@@ -147,7 +147,7 @@ impl Exchange<'_> {
     fn describe(&mut self, parts: &mut Parts) -> Result<(HttpCall, Arc<Upstream>), Refusal> {
         self.record.facts.call.method = Some(shown(&parts.method));
         self.record.facts.call.agent_version = Some(parts.version);
-        note_destination(&mut self.record, &self.connection.destination);
+        self.record.heads_for(&self.connection.destination);
         if canonical::is_grpc(&parts.headers) {
             self.shape = Shape::Grpc;
         }
@@ -204,7 +204,7 @@ impl Exchange<'_> {
     fn decide(&mut self, question: &Question) -> Result<Permit, Refusal> {
         let begun = Instant::now();
         let decision = self.generation.policy.decide(&question.input(), self.generation.mode);
-        note_decision(&mut self.record, &decision, self.generation.mode, begun);
+        self.record.decided(&decision, self.generation.mode, begun);
         decision.outcome.map_err(Refusal::Denied)
     }
 
@@ -305,7 +305,7 @@ impl Exchange<'_> {
         if let Err(refusal) = answer::clean(&mut parts.headers, upgraded) {
             return refuse(self.sidecar, self.record, refusal, &self.shape);
         }
-        parts.headers.insert(DECISION, decision_header(&self.record));
+        parts.headers.insert(DECISION, self.record.decision_id().header());
         match (origin, tunnel) {
             (Some(origin), Some(Upgrading { agent, question })) => {
                 let session = tunnel::Session { question, record: self.record, generation: self.generation };
@@ -327,34 +327,6 @@ fn shown(method: &Method) -> Method {
     let text = secret::redact(method.as_str());
     if text == method.as_str() { method.clone() } else { Method::from_bytes(b"REDACTED").expect("letters are a token") }
 }
-
-/// Notes what is known of a destination before anything was parsed.
-pub fn note_destination(record: &mut Record, destination: &crate::listener::Destination) {
-    if let Some((host, port)) = destination.name() {
-        record.facts.call.host = host.to_owned().into();
-        record.facts.call.port = port;
-    }
-    if let crate::listener::Destination::Dialled { addr, .. } = destination {
-        record.facts.ip = Some(*addr);
-    }
-}
-
-/// Notes what policy said since `begun`. An answer from the cache took no time worth a span.
-pub fn note_decision(record: &mut Record, decision: &Decision, mode: Mode, begun: Instant) {
-    if decision.cache != CacheUse::Hit {
-        let error = decision.outcome.as_ref().err().map(|denial| Refusal::Denied(denial.clone()).label());
-        record.phase(Phase::Policy, begun, Instant::now(), error);
-    }
-    record.facts.decision = Some(DecisionFacts::new(decision, mode));
-}
-
-/// The value of [`DECISION`].
-pub fn decision_header(record: &Record) -> HeaderValue {
-    HeaderValue::try_from(record.decision_id().to_string()).expect("a UUID is visible ASCII")
-}
-
-/// Names the decision in every answer.
-pub const DECISION: HeaderName = HeaderName::from_static("tollgate-decision");
 
 #[cfg(test)]
 mod tests {

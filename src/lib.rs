@@ -15,25 +15,26 @@
 
 pub mod sidecar;
 
-pub mod audit;
-pub mod body;
-pub mod call;
-pub mod config;
-pub mod connection;
-pub mod credential;
-pub mod exchange;
-pub mod health;
 pub mod listener;
-pub mod origin;
-pub mod policy;
-pub mod refusal;
-pub mod secret;
-pub mod shutdown;
+pub mod connection;
 pub mod sniff;
-pub mod task;
-pub mod telemetry;
 pub mod tls;
+pub mod exchange;
+pub mod call;
+pub mod task;
+pub mod secret;
+pub mod policy;
+pub mod credential;
+pub mod origin;
 pub mod tunnel;
+pub mod body;
+pub mod refusal;
+pub mod audit;
+pub mod telemetry;
+
+pub mod config;
+pub mod health;
+pub mod shutdown;
 
 pub mod cli;
 pub mod demo;

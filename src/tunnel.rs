@@ -27,7 +27,7 @@ use crate::{
     call::{BodyFacts, Call, Effect, HttpCall, Protocol, http::Scheme},
     config::{self, Upstream},
     connection,
-    exchange::{self, question::Question},
+    exchange::question::Question,
     origin::Route,
     policy::Permit,
     refusal::Refusal,
@@ -111,7 +111,7 @@ fn ask(
     let question = Question { call, upstream, task, agent, secrets, tls: "passthrough" };
     let begun = Instant::now();
     let decision = generation.policy.decide(&question.input(), generation.mode);
-    exchange::note_decision(record, &decision, generation.mode, begun);
+    record.decided(&decision, generation.mode, begun);
     decision.outcome.map(|permit| (permit, question)).map_err(Refusal::Denied)
 }
 

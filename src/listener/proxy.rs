@@ -26,7 +26,7 @@ use crate::{
 pub async fn serve(sidecar: Arc<Sidecar>, stream: TcpStream, peer: SocketAddr, slot: Slot) {
     let _ = stream.set_nodelay(true);
     let destination = Destination::Proxy;
-    let connection = Arc::new(Connection { peer, destination, scheme: Scheme::Http, sni: None, host: None, slot });
+    let connection = Arc::new(Connection { peer, destination, scheme: Scheme::Http, host: None, slot });
     connection::serve_http1(sidecar, connection, stream).await;
 }
 
@@ -120,7 +120,7 @@ async fn enter(
         connection::open(sidecar, parts.io.into_inner(), outer.peer, destination, admitted, outer.slot.clone()).await;
     } else {
         let mut record = sidecar.recorder().begin(TraceContext::root());
-        exchange::note_destination(&mut record, &destination);
+        record.heads_for(&destination);
         record.facts.refusal = Some(Refusal::MalformedRequest("data was sent before the answer to CONNECT"));
         record.finish();
     }

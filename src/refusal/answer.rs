@@ -8,10 +8,9 @@ use serde::Serialize;
 
 use super::Refusal;
 use crate::{
-    audit::Record,
+    audit::{DECISION, Record},
     body::ResponseBody,
     config::Profile,
-    exchange::{DECISION, decision_header},
     policy::DenialKind,
 };
 
@@ -83,7 +82,7 @@ impl Refusal {
         if let Some(after) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
-        response.headers_mut().insert(DECISION, decision_header(record));
+        response.headers_mut().insert(DECISION, record.decision_id().header());
         response
     }
 

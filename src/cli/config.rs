@@ -6,10 +6,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use serde_json::json;
 
-use super::BAD_CONFIGURATION;
+use super::{BAD_CONFIGURATION, Output, fail, print};
 use crate::{
     config::{
         Config, Problem, Problems, ready,
@@ -37,18 +37,19 @@ enum Command {
         output: Output,
     },
     /// Print the JSON Schema of the configuration file.
-    Schema,
+    Schema {
+        /// It is JSON either way.
+        #[arg(long, value_enum, default_value_t = Output::Json)]
+        output: Output,
+    },
     /// Print a configuration file with every default filled in.
     Show {
         /// The configuration file.
         file: PathBuf,
+        /// YAML for people, JSON for programs.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
     },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// Runs the subcommand.
@@ -56,9 +57,10 @@ pub fn run(args: Args) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     match args.command {
         Command::Check { file, output } => check(&file, output, &env),
-        Command::Schema => print(&settings::schema()),
-        Command::Show { file } => match ready::read_file(&file, &env) {
-            Ok((settings, _)) => show(&settings),
+        // A schema has one form.
+        Command::Schema { output: Output::Text | Output::Json } => print(&settings::schema(), ExitCode::SUCCESS),
+        Command::Show { file, output } => match ready::read_file(&file, &env) {
+            Ok((settings, _)) => show(&settings, output),
             Err(problems) => refuse(&problems),
         },
     }
@@ -112,15 +114,15 @@ fn check(file: &Path, output: Output, env: &dyn Fn(&str) -> Option<String>) -> E
                 tell(&of_policy(file, &error), "`tollgate policy test PATH` tells what its tests say")
             }
             Err(error) => print_report(file, &of_policy(file, &error)),
-            Ok(_) if output == Output::Text => print(&format!("{}: valid\n", file.display())),
+            Ok(_) if output == Output::Text => print(&format!("{}: valid\n", file.display()), ExitCode::SUCCESS),
             Ok(_) => print_report(file, &Problems::default()),
         },
     }
 }
 
 fn print_report(file: &Path, problems: &Problems) -> ExitCode {
-    let printed = print(&report(file, problems));
-    if problems.is_empty() { printed } else { ExitCode::from(BAD_CONFIGURATION) }
+    let code = if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(BAD_CONFIGURATION) };
+    print(&report(file, problems), code)
 }
 
 fn report(file: &Path, problems: &Problems) -> String {
@@ -134,20 +136,15 @@ fn report(file: &Path, problems: &Problems) -> String {
     format!("{report:#}\n")
 }
 
-fn show(settings: &Settings) -> ExitCode {
-    match serde_saphyr::to_string(settings) {
-        Ok(text) => print(&text),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: the settings can't be written as YAML: {error}");
-            ExitCode::FAILURE
-        }
+fn show(settings: &Settings, output: Output) -> ExitCode {
+    let shown = match output {
+        Output::Text => serde_saphyr::to_string(settings).map_err(anyhow::Error::from),
+        Output::Json => serde_json::to_string_pretty(settings).map(|text| text + "\n").map_err(anyhow::Error::from),
+    };
+    match shown {
+        Ok(text) => print(&text, ExitCode::SUCCESS),
+        Err(error) => fail(&error, "", BAD_CONFIGURATION),
     }
-}
-
-fn print(text: &str) -> ExitCode {
-    // A reader that has seen enough closes the pipe, which is no failure of ours.
-    let _ = io::stdout().lock().write_all(text.as_bytes());
-    ExitCode::SUCCESS
 }
 
 #[cfg(test)]

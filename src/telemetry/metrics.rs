@@ -4,6 +4,7 @@
 //! URL, a task, an address or anything else that an agent chooses.
 
 use std::{
+    borrow::Cow,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -268,7 +269,7 @@ struct ClientLabels {
     server_address: String,
     server_port: u16,
     http_response_status_code: Option<u16>,
-    error_type: &'static str,
+    error_type: Cow<'static, str>,
     network_protocol_version: &'static str,
 }
 
@@ -276,10 +277,13 @@ impl ClientLabels {
     fn new(ended: &Ended<'_>, upstream: &Upstream) -> Self {
         let facts = ended.facts;
         let error_type = match (ended.outcome, &facts.refusal) {
-            (_, Some(refusal)) => refusal.label(),
-            (Outcome::Failed, None) => facts.origin_error.unwrap_or("no_answer"),
-            (Outcome::Abandoned, None) => "abandoned",
-            (Outcome::Completed | Outcome::Closed | Outcome::Refused | Outcome::Interrupted, None) => "",
+            (_, Some(refusal)) => refusal.label().into(),
+            (Outcome::Failed, None) => facts.origin_error.unwrap_or("no_answer").into(),
+            (Outcome::Abandoned, None) => "abandoned".into(),
+            // The conventions have the status code as the type of an error that it tells.
+            (Outcome::Completed | Outcome::Closed | Outcome::Refused | Outcome::Interrupted, None) => {
+                facts.status.filter(|status| *status >= 400).map_or("".into(), |status| status.to_string().into())
+            }
         };
         Self {
             http_request_method: known_method(facts.call.method.as_ref()),

@@ -2,6 +2,7 @@
 
 use http::{HeaderValue, Method, header::HOST};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::actors::{Origin, Sidecar, agent::request};
 
@@ -154,6 +155,25 @@ async fn the_sidecars_own_ports_are_never_dialled() {
     assert_eq!(answer.to_string(), "403 own_address");
     sidecar.ended().await;
     assert_eq!(sidecar.records().await, ["GET self.example.com own_address"]);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_http2_is_recorded() {
+    let origin = Origin::http("api.example.com").start().await;
+    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+    let target = format!("api.example.com:{}", origin.addr.port());
+    let mut stream = sidecar.agent().connect(&target).await.expect("the destination is configured");
+
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("it is open");
+    // Empty SETTINGS, then DATA on stream 0, which RFC 9113 section 6.1 forbids.
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("it is open");
+    stream.write_all(&[0, 0, 1, 0, 0, 0, 0, 0, 0, 7]).await.expect("it is open");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+
+    sidecar.ended().await;
+    assert_eq!(sidecar.records().await, ["- api.example.com malformed_request"]);
+    assert!(origin.requests().is_empty());
 }
 
 #[tokio::test]

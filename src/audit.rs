@@ -70,6 +70,9 @@ pub struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DecisionId(uuid::Uuid);
 
+/// The text of a [`DecisionId`], without a place on the heap.
+pub(crate) struct DecisionText([u8; uuid::fmt::Hyphenated::LENGTH]);
+
 /// A part of a call that has a span of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -203,7 +206,7 @@ impl Record {
     /// Notes where the call's connection leads, which is known before anything was parsed.
     pub fn heads_for(&mut self, destination: &Destination) {
         if let Some((host, port)) = destination.name() {
-            self.facts.call.host = host.to_owned().into();
+            self.facts.call.host = host.into();
             self.facts.call.port = port;
         }
         if let Destination::Dialled { addr, .. } = destination {
@@ -320,9 +323,22 @@ impl DecisionId {
 
     /// The value of [`DECISION`].
     pub fn header(self) -> HeaderValue {
+        HeaderValue::from_str(&self.text()).expect("hex digits and dashes are visible ASCII")
+    }
+
+    /// As it is shown everywhere.
+    pub(crate) fn text(self) -> DecisionText {
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-        HeaderValue::from_str(self.0.hyphenated().encode_lower(&mut text))
-            .expect("hex digits and dashes are visible ASCII")
+        self.0.hyphenated().encode_lower(&mut text);
+        DecisionText(text)
+    }
+}
+
+impl std::ops::Deref for DecisionText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hex digits and dashes are ASCII")
     }
 }
 

@@ -170,6 +170,20 @@ impl ResponseBody {
     }
 }
 
+impl ResponseBody {
+    /// Asking for a frame comes before moving the origin's bytes: hyper reads a body only as far as it is wanted.
+    fn next_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = self.content.poll_frame(cx);
+        match &mut self.ending {
+            Some(ending) if polled.is_pending() => {
+                ending.lease.drive(cx);
+                self.content.poll_frame(cx)
+            }
+            _ => polled,
+        }
+    }
+}
+
 impl Content {
     fn is_end(&self) -> bool {
         match self {
@@ -254,7 +268,7 @@ impl http_body::Body for ResponseBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut frame = ready!(self.content.poll_frame(cx));
+        let mut frame = ready!(self.next_frame(cx));
         let ended = match &mut frame {
             Some(Ok(frame)) => {
                 if let (Some(ending), Some(data)) = (&mut self.ending, frame.data_ref()) {

@@ -3,6 +3,8 @@
 //! What is refused here is refused for good: there is no path on which a connection that can't be opened is passed on as
 //! bytes. Tunnels exist only where the configuration says `passthrough` and policy permitted it.
 
+mod timer;
+
 use std::{
     convert::Infallible,
     io,
@@ -30,6 +32,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use self::timer::HeadTimer;
 use crate::{
     call::http::{CanonicalHost, Scheme},
     config::{Protocol, TlsMode, Upstream},
@@ -101,7 +104,7 @@ where
 {
     let service = service_fn(|request| answer(Arc::clone(&sidecar), Arc::clone(&connection), request));
     let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::default())
         .header_read_timeout(HEADER_READ)
         .max_header_size(sidecar.limits().header_bytes)
         .max_buf_size(sidecar.limits().header_bytes.max(MIN_BUFFER))

@@ -21,7 +21,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use crate::{
     audit::{CredentialFacts, DECISION, Phase, Record},
     body::{RequestBody, ResponseBody},
-    call::{HttpCall, Protocol, http as canonical},
+    call::{Call, HttpCall, Protocol, http as canonical},
     config::{TlsMode, Upstream},
     connection::{self, Connection},
     credential::Credential,
@@ -69,8 +69,9 @@ pub fn refuse(sidecar: &Sidecar, mut record: Record, refusal: Refusal, shape: &S
 }
 
 /// Catches what panics inside, so that a fault of ours is a refusal with a record and not a broken connection.
-async fn edge<T>(exchange: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-    AssertUnwindSafe(exchange).catch_unwind().await.unwrap_or(Err(Refusal::Panicked))
+/// Not an `async fn`, which would carry room for the future that it is given twice.
+fn edge<T>(exchange: impl Future<Output = Result<T, Refusal>>) -> impl Future<Output = Result<T, Refusal>> {
+    AssertUnwindSafe(exchange).catch_unwind().map(|ended| ended.unwrap_or(Err(Refusal::Panicked)))
 }
 
 /// A call on its way.
@@ -110,7 +111,13 @@ impl Exchange<'_> {
             Ok(described) => described,
             Err(refusal) => return Err(self.turn_down(RequestBody::streamed(body), discards, refusal)),
         };
-        let (mut question, body) = self.question(parts, body, http, upstream).await?;
+        let mut call = question::read(parts, http, &upstream, &body)?;
+        let body = match call.protocol {
+            // Boxed, because other calls would carry room for it.
+            Protocol::Mcp => Box::pin(question::hold_mcp(&mut call, body, self.room())).await?,
+            _ => RequestBody::streamed(body),
+        };
+        let mut question = self.question(call, upstream)?;
         let (permit, credential) = match self.admit(&question).await {
             Ok(admitted) => admitted,
             Err(refusal) => return Err(self.turn_down(body, discards, refusal)),
@@ -121,7 +128,10 @@ impl Exchange<'_> {
         let request = self.dress(&question, headers, body, &permit, credential.as_deref())?;
         self.record.facts.sent = Some(request.body().tally());
         let route = self.route(&question, credential.as_deref(), upgrade);
-        let reply = self.send(&permit, &route, request).await?;
+        let begun = Instant::now();
+        let sent = self.sidecar.origins().send(&permit, &route, request).await;
+        self.note_sent(begun, &sent);
+        let reply = sent?;
         let tunnel = upgrade.then_some(Upgrading { agent, question });
         Ok(Forwarded { reply, tunnel })
     }
@@ -153,7 +163,7 @@ impl Exchange<'_> {
         }
         secret::strip::strip(parts, &mut self.record.facts.secrets);
         let call = canonical::canonical(parts, &question::leg(self.connection))?;
-        self.record.facts.call.host = call.host.clone().into();
+        self.record.facts.call.host = Arc::clone(&call.host);
         self.record.facts.call.port = call.port;
         self.record.facts.call.scheme = Some(call.scheme.as_str());
         self.record.facts.call.path = secret::redact_path(&call.path).into_owned().into();
@@ -174,31 +184,28 @@ impl Exchange<'_> {
         Ok((call, upstream))
     }
 
-    async fn question(
-        &mut self,
-        parts: Parts,
-        body: Incoming,
-        http: HttpCall,
-        upstream: Arc<Upstream>,
-    ) -> Result<(Question, RequestBody), Refusal> {
-        let tls = match http.scheme {
+    /// What holding a body may take.
+    fn room(&mut self) -> Held<'_> {
+        Held { budget: self.sidecar.inspection(), limits: self.sidecar.limits(), shape: &mut self.shape }
+    }
+
+    /// Everything that policy is asked about. After the body, so that a refusal can name the request that it answers.
+    fn question(&mut self, call: Call, upstream: Arc<Upstream>) -> Result<Question, Refusal> {
+        let facts = &mut self.record.facts;
+        facts.call.protocol = Some(call.protocol);
+        facts.call.effect = Some(call.effect);
+        if let Some(mcp) = &call.mcp {
+            facts.call.mcp_method = Some(secret::redact(&mcp.method).to_owned().into());
+            facts.call.mcp_tool = mcp.tool.as_deref().map(|tool| secret::redact(tool).to_owned().into());
+        }
+        let task = self.sidecar.task()?;
+        facts.task = Some(Arc::clone(&task));
+        let tls = match call.http.scheme {
             canonical::Scheme::Http => "none",
             canonical::Scheme::Https => "intercept",
         };
-        let held = Held { budget: self.sidecar.inspection(), limits: self.sidecar.limits(), shape: &mut self.shape };
-        let (call, body) = question::read(parts, http, &upstream, body, held).await?;
-        self.record.facts.call.protocol = Some(call.protocol);
-        self.record.facts.call.effect = Some(call.effect);
-        if let Some(mcp) = &call.mcp {
-            self.record.facts.call.mcp_method = Some(secret::redact(&mcp.method).to_owned().into());
-            self.record.facts.call.mcp_tool = mcp.tool.as_deref().map(|tool| secret::redact(tool).to_owned().into());
-        }
-        // After the body, so that a refusal can name the request that it answers.
-        let task = self.sidecar.task()?;
-        self.record.facts.task = Some(Arc::clone(&task));
-        let agent = Arc::clone(self.sidecar.agent());
-        let secrets = self.record.facts.secrets.clone();
-        Ok((Question { call, upstream, task, agent, secrets, tls }, body))
+        let (agent, secrets) = (Arc::clone(self.sidecar.agent()), facts.secrets.clone());
+        Ok(Question { call, upstream, task, agent, secrets, tls })
     }
 
     fn decide(&mut self, question: &Question) -> Result<Permit, Refusal> {
@@ -263,23 +270,21 @@ impl Exchange<'_> {
         Ok(Request::from_parts(parts, body))
     }
 
-    fn route(&self, question: &Question, credential: Option<&Credential>, http1_only: bool) -> Route {
+    fn route<'q>(&self, question: &'q Question, credential: Option<&Credential>, http1_only: bool) -> Route<'q> {
         Route {
-            upstream: Arc::clone(&question.upstream),
+            upstream: &question.upstream,
             generation: self.generation.number,
             scheme: question.call.http.scheme,
-            host: question.call.http.host.as_str().into(),
+            host: &question.call.http.host,
             port: question.call.http.port,
             partition: credential.map_or(0, |credential| credential.partition),
             http1_only,
         }
     }
 
-    async fn send(&mut self, permit: &Permit, route: &Route, request: Request<RequestBody>) -> Result<Reply, Refusal> {
-        let begun = Instant::now();
-        let sent = self.sidecar.origins().send(permit, route, request).await;
+    fn note_sent(&mut self, begun: Instant, sent: &Result<Reply, Refusal>) {
         self.away += begun.elapsed();
-        match &sent {
+        match sent {
             Ok(reply) => {
                 self.record.facts.ip = Some(reply.peer);
                 self.record.facts.call.origin_version = Some(reply.response.version());
@@ -289,7 +294,6 @@ impl Exchange<'_> {
             }
             Err(refusal) => self.record.phase(Phase::Connect, begun, Instant::now(), Some(refusal.label())),
         }
-        sent
     }
 
     /// Passes the origin's answer on, frame by frame; the record goes with it and is finished by its last frame.

@@ -5,12 +5,14 @@
 
 pub mod address;
 pub mod connect;
+pub mod http1;
 pub mod pool;
 pub mod resolve;
 
 use std::{
     net::SocketAddr,
     sync::Arc,
+    task::Context,
     time::{Duration, Instant},
 };
 
@@ -26,7 +28,8 @@ use crate::{
     refusal::Refusal,
 };
 use connect::Connector;
-use pool::{Http1, Key, Pool, Pooled};
+use http1::{Http1, Unanswered};
+use pool::{Http2, Key, Pool, Pooled, Shelf};
 
 /// All connections to origins.
 pub struct Origins {
@@ -35,16 +38,16 @@ pub struct Origins {
 }
 
 /// Where one permitted call goes.
-#[derive(Debug, Clone)]
-pub struct Route {
+#[derive(Debug)]
+pub struct Route<'a> {
     /// The configured destination.
-    pub upstream: Arc<Upstream>,
+    pub upstream: &'a Upstream,
     /// The configuration that it is from.
     pub generation: u64,
     /// `http` or `https`.
     pub scheme: Scheme,
     /// The canonical host that policy saw.
-    pub host: Arc<str>,
+    pub host: &'a str,
     /// The port that policy saw.
     pub port: u16,
     /// The partition of the credential that the call carries, or 0.
@@ -69,8 +72,7 @@ pub struct Reply {
 pub struct Lease(Option<Http1Lease>);
 
 struct Http1Lease {
-    pool: Pool,
-    route: Route,
+    shelf: Arc<Shelf>,
     open: Http1,
     sent: Arc<Tally>,
 }
@@ -92,15 +94,17 @@ impl Origins {
     pub async fn send(
         &self,
         _permit: &Permit,
-        route: &Route,
-        mut request: Request<RequestBody>,
+        route: &Route<'_>,
+        request: Request<RequestBody>,
     ) -> Result<Reply, Refusal> {
         let sent = request.body().tally();
-        if let Some(pooled) = self.pool.take(&route.host, &route.key()) {
-            match self.send_on(pooled, route, request, &sent).await {
-                Ok(reply) => return Ok(reply),
-                Err(Unsent::Returned(returned)) => request = *returned,
-                Err(Unsent::Refused(refusal)) => return Err(refusal),
+        let shelf = self.pool.shelf(route.host, &route.key());
+        let mut request = Some(request);
+        // One that has ended meanwhile was never asked: the next may still be open.
+        for _ in 0..pool::IDLE_PER_KEY {
+            let Some(pooled) = shelf.take() else { break };
+            if let Some(reply) = send_on(pooled, &shelf, route, &mut request, &sent).await? {
+                return Ok(reply);
             }
         }
         let begun = Instant::now();
@@ -108,20 +112,17 @@ impl Origins {
         let pooled = Box::pin(self.connector.open(route)).await?;
         let connected = Some((begun, Instant::now()));
         if let Pooled::Http2(open) = &pooled {
-            self.pool.share(&route.host, &route.key(), open.clone());
+            shelf.share(open.clone());
         }
-        match self.send_on(pooled, route, request, &sent).await {
-            Ok(reply) => Ok(Reply { connected, ..reply }),
-            Err(Unsent::Returned(_)) => Err(Refusal::OriginProtocol),
-            Err(Unsent::Refused(refusal)) => Err(refusal),
-        }
+        let reply = send_on(pooled, &shelf, route, &mut request, &sent).await?;
+        reply.map(|reply| Reply { connected, ..reply }).ok_or(Refusal::OriginProtocol)
     }
 
     /// A bare connection for bytes that policy lets through unopened.
     ///
     /// # Errors
     /// The refusals of resolving and dialling.
-    pub async fn tunnel(&self, _permit: &Permit, route: &Route) -> Result<(TcpStream, SocketAddr), Refusal> {
+    pub async fn tunnel(&self, _permit: &Permit, route: &Route<'_>) -> Result<(TcpStream, SocketAddr), Refusal> {
         self.connector.dial(route).await
     }
 
@@ -134,42 +135,88 @@ impl Origins {
     pub fn close_idle(&self) {
         self.pool.clear();
     }
+}
 
-    async fn send_on(
-        &self,
-        pooled: Pooled,
-        route: &Route,
-        mut request: Request<RequestBody>,
-        sent: &Arc<Tally>,
-    ) -> Result<Reply, Unsent> {
-        match pooled {
-            Pooled::Http1(mut open) => {
-                if open.sender.ready().await.is_err() {
-                    return Err(Unsent::Returned(Box::new(request)));
-                }
-                *request.version_mut() = Version::HTTP_11;
-                request.headers_mut().insert(HOST, open.host.clone());
-                let response = answered(open.sender.try_send_request(request), sent).await?;
-                let peer = open.peer;
-                let lease = Http1Lease { pool: self.pool.clone(), route: route.clone(), open, sent: Arc::clone(sent) };
-                Ok(Reply { response, peer, connected: None, lease: Lease(Some(lease)) })
-            }
-            Pooled::Http2(mut open) => {
-                if open.sender.ready().await.is_err() {
-                    return Err(Unsent::Returned(Box::new(request)));
-                }
-                *request.version_mut() = Version::HTTP_2;
-                request.headers_mut().remove(HOST);
-                let origin_form = std::mem::take(request.uri_mut());
-                *request.uri_mut() = absolute(origin_form, route.scheme, open.authority.clone());
-                let response = answered(open.sender.try_send_request(request), sent).await.map_err(into_origin_form)?;
-                Ok(Reply { response, peer: open.peer, connected: None, lease: Lease(None) })
-            }
-        }
+/// Sends the request, which is taken by that. `None` when the connection did not take it: then it is still there, and
+/// nothing of it was sent.
+async fn send_on(
+    pooled: Pooled,
+    shelf: &Arc<Shelf>,
+    route: &Route<'_>,
+    request: &mut Option<Request<RequestBody>>,
+    sent: &Arc<Tally>,
+) -> Result<Option<Reply>, Refusal> {
+    match pooled {
+        Pooled::Http1(open) => send_on_http1(open, shelf, route, request, sent).await,
+        Pooled::Http2(open) => Box::pin(send_on_http2(open, route, request, sent)).await,
     }
 }
 
-impl Route {
+async fn send_on_http1(
+    mut open: Http1,
+    shelf: &Arc<Shelf>,
+    route: &Route<'_>,
+    request: &mut Option<Request<RequestBody>>,
+    sent: &Arc<Tally>,
+) -> Result<Option<Reply>, Refusal> {
+    if !open.ready().await {
+        return Ok(None);
+    }
+    if route.http1_only {
+        open.detach();
+    }
+    let response = match open.ask(request, ANSWER_LIMIT).await {
+        Ok(response) => response,
+        Err(Unanswered::Failed(error)) => return returned(error, request, sent),
+        Err(Unanswered::Late) => return Err(Refusal::OriginTimeout),
+    };
+    if !sent.ended() {
+        open.detach();
+    }
+    let peer = open.peer();
+    let lease = Http1Lease { shelf: Arc::clone(shelf), open, sent: Arc::clone(sent) };
+    Ok(Some(Reply { response, peer, connected: None, lease: Lease(Some(lease)) }))
+}
+
+async fn send_on_http2(
+    mut open: Http2,
+    route: &Route<'_>,
+    request: &mut Option<Request<RequestBody>>,
+    sent: &Tally,
+) -> Result<Option<Reply>, Refusal> {
+    if open.sender.ready().await.is_err() {
+        return Ok(None);
+    }
+    let Some(mut taken) = request.take() else { return Ok(None) };
+    *taken.version_mut() = Version::HTTP_2;
+    taken.headers_mut().remove(HOST);
+    let origin_form = std::mem::take(taken.uri_mut());
+    *taken.uri_mut() = absolute(origin_form, route.scheme, open.authority.clone());
+    match timeout(ANSWER_LIMIT, open.sender.try_send_request(taken)).await {
+        Ok(Ok(response)) => Ok(Some(Reply { response, peer: open.peer, connected: None, lease: Lease(None) })),
+        Ok(Err(error)) => returned(error, request, sent),
+        Err(_) => Err(Refusal::OriginTimeout),
+    }
+}
+
+/// Puts a request back that was not sent.
+fn returned(
+    mut error: TrySendError<Request<RequestBody>>,
+    request: &mut Option<Request<RequestBody>>,
+    sent: &Tally,
+) -> Result<Option<Reply>, Refusal> {
+    match error.take_message() {
+        Some(mut back) => {
+            into_origin_form(back.uri_mut());
+            *request = Some(back);
+            Ok(None)
+        }
+        None if sent.broken() => Err(Refusal::BodyIncomplete),
+        None => Err(Refusal::OriginProtocol),
+    }
+}
+
+impl Route<'_> {
     fn key(&self) -> Key {
         Key {
             generation: self.generation,
@@ -182,37 +229,21 @@ impl Route {
 }
 
 impl Lease {
+    /// Moves what can be moved of the answer, and has the task woken when there is more.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(lease) = &mut self.0 {
+            lease.open.drive(cx);
+        }
+    }
+
     /// Keeps the connection for the next call. To be called when the answer has passed whole.
     pub fn give_back(self) {
         if let Some(lease) = self.0
             // An origin that answered before it had the whole request may not read the rest of it.
             && lease.sent.ended()
         {
-            lease.pool.keep(&lease.route.host, &lease.route.key(), lease.open);
+            lease.shelf.keep(lease.open);
         }
-    }
-}
-
-/// Why a connection gave no answer.
-enum Unsent {
-    /// The request was not sent: it can go over another connection.
-    Returned(Box<Request<RequestBody>>),
-    /// The origin may have seen it.
-    Refused(Refusal),
-}
-
-async fn answered(
-    answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
-    sent: &Tally,
-) -> Result<Response<Incoming>, Unsent> {
-    match timeout(ANSWER_LIMIT, answer).await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(mut error)) => Err(match error.take_message() {
-            Some(request) => Unsent::Returned(Box::new(request)),
-            None if sent.broken() => Unsent::Refused(Refusal::BodyIncomplete),
-            None => Unsent::Refused(Refusal::OriginProtocol),
-        }),
-        Err(_) => Err(Unsent::Refused(Refusal::OriginTimeout)),
     }
 }
 
@@ -226,17 +257,11 @@ fn absolute(origin_form: Uri, scheme: Scheme, authority: uri::Authority) -> Uri 
     Uri::from_parts(parts).expect("scheme, authority and path are all present")
 }
 
-fn into_origin_form(unsent: Unsent) -> Unsent {
-    match unsent {
-        Unsent::Returned(mut request) => {
-            let mut parts = std::mem::take(request.uri_mut()).into_parts();
-            parts.scheme = None;
-            parts.authority = None;
-            *request.uri_mut() = Uri::from_parts(parts).expect("a path alone is a URI");
-            Unsent::Returned(request)
-        }
-        refused @ Unsent::Refused(_) => refused,
-    }
+fn into_origin_form(uri: &mut Uri) {
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.scheme = None;
+    parts.authority = None;
+    *uri = Uri::from_parts(parts).expect("a path alone is a URI");
 }
 
 /// Model APIs may think for minutes before their first byte; nothing honest takes longer than this.

@@ -4,44 +4,98 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use tokio::time::timeout;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFuture},
+    task::TaskTracker,
+};
 
 /// Owns the sidecar's tasks and the two signals that end them.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
     tasks: TaskTracker,
     background: TaskTracker,
-    stopping: CancellationToken,
-    closing: CancellationToken,
-    /// The same as `stopping`, to be asked at every call without a lock.
-    stopped: Arc<AtomicBool>,
+    stopping: Signal,
+    closing: Signal,
 }
 
-/// The two signals for one task. Each task has its own: waiting on a shared one takes a lock that all tasks would contend
-/// for whenever they are polled.
+/// The two signals for one task.
 #[derive(Debug)]
 pub struct Signals {
-    stopping: CancellationToken,
-    closing: CancellationToken,
+    stopping: Signal,
+    closing: Signal,
+}
+
+/// Something that is told once to everyone.
+#[derive(Debug, Clone, Default)]
+struct Signal {
+    token: CancellationToken,
+    /// Set before the token is cancelled, to be asked without a lock.
+    given: Arc<AtomicBool>,
+}
+
+/// Waits for a signal. A task is polled far more often than a signal is given, so the token, which takes its lock to
+/// answer, is asked only for a waker that it does not know yet.
+struct Wait<'a> {
+    signal: &'a Signal,
+    cancelled: Pin<Box<WaitForCancellationFuture<'a>>>,
+    known: Option<Waker>,
 }
 
 impl Signals {
     /// Resolves when no new work may be taken: finish what has begun.
-    pub async fn stopping(&self) {
-        self.stopping.cancelled().await;
+    pub fn stopping(&self) -> impl Future<Output = ()> + '_ {
+        self.stopping.wait()
     }
 
     /// Resolves when the time for finishing is over: whatever still runs ends now.
-    pub async fn closing(&self) {
-        self.closing.cancelled().await;
+    pub fn closing(&self) -> impl Future<Output = ()> + '_ {
+        self.closing.wait()
+    }
+}
+
+impl Signal {
+    fn give(&self) {
+        self.given.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    fn is_given(&self) -> bool {
+        self.given.load(Ordering::Acquire)
+    }
+
+    /// The same signal with a token of its own, for one task: waiting on a shared one takes a lock that all tasks would
+    /// contend for.
+    fn for_task(&self) -> Self {
+        Self { token: self.token.child_token(), given: Arc::clone(&self.given) }
+    }
+
+    fn wait(&self) -> Wait<'_> {
+        Wait { signal: self, cancelled: Box::pin(self.token.cancelled()), known: None }
+    }
+}
+
+impl Future for Wait<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.signal.is_given() {
+            return Poll::Ready(());
+        }
+        if self.known.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        self.known = Some(cx.waker().clone());
+        self.cancelled.as_mut().poll(cx)
     }
 }
 
@@ -64,37 +118,36 @@ impl Drain {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let closing = self.closing.child_token();
+        let closing = self.closing.for_task();
         self.background.spawn(async move {
             tokio::select! {
                 () = task => {}
-                () = closing.cancelled() => {}
+                () = closing.wait() => {}
             }
         });
     }
 
     /// Whether no new work is taken.
     pub fn is_stopping(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+        self.stopping.is_given()
     }
 
     /// The signals for one task.
     pub fn signals(&self) -> Signals {
-        Signals { stopping: self.stopping.child_token(), closing: self.closing.child_token() }
+        Signals { stopping: self.stopping.for_task(), closing: self.closing.for_task() }
     }
 
     /// The first of them, for tasks that take a token.
     pub fn token(&self) -> CancellationToken {
-        self.stopping.child_token()
+        self.stopping.token.child_token()
     }
 
     /// Stops: gives exchanges `grace` to finish, then ends the rest. Returns whether all of them finished by themselves.
     pub async fn stop(&self, grace: Duration) -> bool {
-        self.stopped.store(true, Ordering::Relaxed);
-        self.stopping.cancel();
+        self.stopping.give();
         self.tasks.close();
         let finished = timeout(grace, self.tasks.wait()).await.is_ok();
-        self.closing.cancel();
+        self.closing.give();
         self.background.close();
         // What is left only has to notice; it does no further I/O that could hang.
         let _ = timeout(LAST_STEPS, async { tokio::join!(self.tasks.wait(), self.background.wait()) }).await;

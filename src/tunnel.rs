@@ -81,7 +81,7 @@ fn ask(
 ) -> Result<(Permit, Question), Refusal> {
     record.facts.call.protocol = Some(Protocol::Tunnel);
     record.facts.call.effect = Some(Effect::Admin);
-    record.facts.call.host = host.to_owned().into();
+    record.facts.call.host = host.into();
     record.facts.call.port = port;
     let upstream = connection::find(generation, host, port)?;
     record.facts.upstream = Some(Arc::clone(&upstream));
@@ -94,7 +94,7 @@ fn ask(
         http: HttpCall {
             method: Method::CONNECT,
             scheme: Scheme::Https,
-            host: host.to_owned(),
+            host: host.into(),
             port,
             path: String::new(),
             segments: Vec::new(),
@@ -131,10 +131,10 @@ impl Admitted {
         let Self { permit, mut session } = self;
         let call = &session.question.call.http;
         let route = Route {
-            upstream: Arc::clone(&session.question.upstream),
+            upstream: &session.question.upstream,
             generation: session.generation.number,
             scheme: Scheme::Https,
-            host: call.host.as_str().into(),
+            host: &call.host,
             port: call.port,
             partition: 0,
             http1_only: false,

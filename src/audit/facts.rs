@@ -63,7 +63,7 @@ pub struct CallFacts {
     /// `http` or `https`.
     pub scheme: Option<&'static str>,
     /// The canonical host name.
-    pub host: Cow<'static, str>,
+    pub host: Arc<str>,
     /// The port; 0 while it is not known.
     pub port: u16,
     /// The redacted path, without the query.

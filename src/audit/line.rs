@@ -3,22 +3,27 @@
 //! The first member is always `decision_id`, so that no text of an agent's can come before it. Every text is bounded and
 //! escaped so that neither a terminal nor a line-based reader can be misled by it.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::Write,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use jiff::fmt::temporal::DateTimePrinter;
 
 use super::{Ended, Facts, version};
-use crate::config;
+use crate::{config, telemetry::trace};
 
 /// The members of one record.
 pub(super) fn body(ended: &Ended<'_>, fixed: &[u8]) -> Vec<u8> {
     let mut out = Members(Vec::with_capacity(1400));
     let facts = ended.facts;
-    out.display("decision_id", ended.id);
-    let time = jiff::Timestamp::try_from(ended.began).unwrap_or(jiff::Timestamp::MAX);
-    out.display("time", format_args!("{time:.6}"));
-    out.display("trace_id", ended.trace.trace_id());
-    out.display("span_id", ended.trace.span_id());
+    out.plain("decision_id", ended.id.text().as_bytes());
+    out.time("time", ended.began);
+    out.hex("trace_id", &ended.trace.trace_id().0.to_be_bytes());
+    out.hex("span_id", &ended.trace.span_id().0.to_be_bytes());
     if let Some(parent) = ended.trace.parent() {
-        out.display("parent_span_id", parent);
+        out.hex("parent_span_id", &parent.0.to_be_bytes());
     }
     out.0.push(b',');
     out.0.extend_from_slice(fixed);
@@ -112,7 +117,7 @@ fn destination(out: &mut Members, facts: &Facts) {
     out.text("environment", &upstream.environment);
     out.text("classification", upstream.classification.as_str());
     if let Some(address) = facts.ip {
-        out.display("ip", address.ip());
+        out.address("ip", address.ip());
     }
     out.close();
 }
@@ -216,17 +221,44 @@ impl Members {
         }
     }
 
-    /// For identifiers, times and addresses: texts that need no escaping.
-    fn display(&mut self, name: &'static str, value: impl std::fmt::Display) {
+    /// For texts that need no escaping.
+    fn plain(&mut self, name: &'static str, text: &[u8]) {
         self.name(name);
         self.0.push(b'"');
-        self.format(format_args!("{value}"));
+        self.0.extend_from_slice(text);
         self.0.push(b'"');
+    }
+
+    fn hex(&mut self, name: &'static str, bytes: &[u8]) {
+        self.name(name);
+        self.0.push(b'"');
+        let start = self.0.len();
+        self.0.resize(start + 2 * bytes.len(), 0);
+        trace::hex(bytes, &mut self.0[start..]);
+        self.0.push(b'"');
+    }
+
+    fn time(&mut self, name: &'static str, time: SystemTime) {
+        const MICROSECONDS: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+        let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::MAX);
+        self.name(name);
+        self.0.push(b'"');
+        MICROSECONDS.print_timestamp(&time, &mut self.0).expect("writing to memory does not fail");
+        self.0.push(b'"');
+    }
+
+    fn address(&mut self, name: &'static str, address: IpAddr) {
+        self.name(name);
+        std::io::Write::write_fmt(&mut self.0, format_args!("\"{address}\"")).expect("writing to memory does not fail");
     }
 
     fn number(&mut self, name: &'static str, value: u64) {
         self.name(name);
-        self.format(format_args!("{value}"));
+        self.digits(value);
+    }
+
+    fn digits(&mut self, value: u64) {
+        self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     fn flag(&mut self, name: &'static str, value: bool) {
@@ -235,13 +267,12 @@ impl Members {
     }
 
     fn milliseconds(&mut self, name: &'static str, value: Duration) {
-        let micros = value.as_micros();
+        let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
         self.name(name);
-        self.format(format_args!("{}.{:03}", micros / 1000, micros % 1000));
-    }
-
-    fn format(&mut self, arguments: std::fmt::Arguments<'_>) {
-        std::io::Write::write_fmt(&mut self.0, arguments).expect("writing to memory does not fail");
+        self.digits(micros / 1000);
+        let rest = micros % 1000;
+        let digit = |of: u64| b'0' + u8::try_from(rest / of % 10).expect("a remainder of ten is a digit");
+        self.0.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
     }
 }
 

@@ -8,7 +8,7 @@ mod headers;
 mod host;
 mod path;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use http::{
     HeaderValue, Method, Version,
@@ -21,8 +21,8 @@ use super::Effect;
 use crate::refusal::Refusal;
 
 pub use headers::{
-    is_grpc, is_websocket, may_be_seen, strip_hop_by_hop, strip_identity, strip_request_trailers,
-    strip_response_trailers, strip_rewrites, strip_twins,
+    is_grpc, is_websocket, may_be_seen, strip_hop_by_hop, strip_request, strip_request_trailers,
+    strip_response_trailers, strip_twins,
 };
 pub use host::{CanonicalHost, authority, canonical_host};
 
@@ -73,7 +73,7 @@ pub struct HttpCall {
     /// Of the leg to the agent, and so of the one to the origin.
     pub scheme: Scheme,
     /// Canonical; an IPv6 address stands without brackets.
-    pub host: String,
+    pub host: Arc<str>,
     /// Never 0.
     pub port: u16,
     /// Percent-encoded in one way; what is forwarded.
@@ -92,7 +92,7 @@ pub struct Leg<'a> {
     /// Whether TLS was opened on this connection.
     pub scheme: Scheme,
     /// The canonical host and the port that CONNECT, the original destination or SNI settled, if any did.
-    pub expected: Option<(&'a str, u16)>,
+    pub expected: Option<(&'a Arc<str>, u16)>,
     /// Whether the request was sent to the explicit proxy, so that its target must be a whole `http` URL.
     pub proxy: bool,
 }
@@ -109,16 +109,13 @@ pub fn canonical(parts: &Parts, leg: &Leg<'_>) -> Result<HttpCall, Refusal> {
     }
     headers::check(&parts.headers)?;
     check_scheme(&parts.uri, leg)?;
-    let (host, port) = one_authority(parts, leg.scheme)?;
-    if leg.expected.is_some_and(|(name, at)| name != host.as_str() || at != port) {
-        return Err(Refusal::NameMismatch("the request names another host or port than its connection was opened for"));
-    }
+    let (host, port) = one_authority(parts, leg)?;
     let path::Path { text, segments } = path::Path::parse(parts.uri.path())?;
     let raw_query = parts.uri.query();
     Ok(HttpCall {
         method: parts.method.clone(),
         scheme: leg.scheme,
-        host: host.into_string(),
+        host,
         port,
         path: text,
         segments,
@@ -200,21 +197,36 @@ fn check_scheme(uri: &Uri, leg: &Leg<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// The target's authority and `Host` may both be there, but they must say the same.
-fn one_authority(parts: &Parts, scheme: Scheme) -> Result<(CanonicalHost, u16), Refusal> {
+/// The target's authority and `Host` may both be there, but they must say the same, and what the connection was opened
+/// for.
+fn one_authority(parts: &Parts, leg: &Leg<'_>) -> Result<(Arc<str>, u16), Refusal> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let header = hosts.next().map(host_text).transpose()?;
     if hosts.next().is_some() {
         return Err(Refusal::MalformedRequest("the request has two Host fields"));
     }
-    let port = Some(scheme.default_port());
+    let default_port = leg.scheme.default_port();
     let target = parts.uri.authority().map(http::uri::Authority::as_str);
-    let found = authority(target.or(header).ok_or(Refusal::MalformedRequest("the request names no host"))?, port)?;
-    match header {
-        Some(text) if target.is_some_and(|target| target != text) && authority(text, port)? != found => {
-            Err(Refusal::NameMismatch("the request's target and its Host field name different hosts"))
+    let named = target.or(header).ok_or(Refusal::MalformedRequest("the request names no host"))?;
+    let also = header.filter(|header| *header != named);
+    if let Some((host, port)) = leg.expected
+        && also.is_none()
+        && host::spells(named, host, port, default_port)
+    {
+        return Ok((Arc::clone(host), port));
+    }
+    let (host, port) = authority(named, Some(default_port))?;
+    if let Some(text) = also
+        && authority(text, Some(default_port))? != (host.clone(), port)
+    {
+        return Err(Refusal::NameMismatch("the request's target and its Host field name different hosts"));
+    }
+    match leg.expected {
+        None => Ok((host.into_string().into(), port)),
+        Some((expected, at)) if **expected == *host.as_str() && at == port => Ok((Arc::clone(expected), port)),
+        Some(_) => {
+            Err(Refusal::NameMismatch("the request names another host or port than its connection was opened for"))
         }
-        _ => Ok(found),
     }
 }
 
@@ -224,14 +236,20 @@ fn host_text(value: &HeaderValue) -> Result<&str, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use http::Request;
     use proptest::prelude::*;
 
     use super::*;
 
-    const TLS: Leg<'_> = Leg { scheme: Scheme::Https, expected: Some(("api.github.com", 443)), proxy: false };
+    static GITHUB: LazyLock<Arc<str>> = LazyLock::new(|| "api.github.com".into());
     const PLAIN: Leg<'_> = Leg { scheme: Scheme::Http, expected: None, proxy: false };
     const PROXY: Leg<'_> = Leg { scheme: Scheme::Http, expected: None, proxy: true };
+
+    fn tls() -> Leg<'static> {
+        Leg { scheme: Scheme::Https, expected: Some((&GITHUB, 443)), proxy: false }
+    }
 
     fn parts(method: &str, target: &str, hosts: &[&str]) -> Parts {
         let request = Request::builder().method(method).uri(target);
@@ -250,8 +268,8 @@ mod tests {
 
     #[test]
     fn a_plain_request_is_brought_into_canonical_form() {
-        let call = canonical(&parts("GET", "/Repos/%6f?q=a+b&q=c", &["API.github.com.:443"]), &TLS).unwrap();
-        assert_eq!((call.host.as_str(), call.port, call.path.as_str()), ("api.github.com", 443, "/Repos/o"));
+        let call = canonical(&parts("GET", "/Repos/%6f?q=a+b&q=c", &["API.github.com.:443"]), &tls()).unwrap();
+        assert_eq!((&*call.host, call.port, call.path.as_str()), ("api.github.com", 443, "/Repos/o"));
         assert_eq!(call.segments, ["Repos", "o"]);
         assert_eq!(call.query, [("q".to_owned(), "a b".to_owned()), ("q".to_owned(), "c".to_owned())]);
         assert_eq!(call.origin_form().unwrap(), "/Repos/o?q=a+b&q=c");
@@ -261,27 +279,27 @@ mod tests {
     #[test]
     fn every_request_has_exactly_one_authority() {
         let table: [(&Leg<'_>, &str, &[&str], &str); 33] = [
-            (&TLS, "/", &["api.github.com"], "https://api.github.com/"),
-            (&TLS, "/", &["api.github.com:443"], "https://api.github.com/"),
-            (&TLS, "https://api.github.com/x", &["api.github.com"], "https://api.github.com/x"),
-            (&TLS, "https://API.github.com:443/x", &["api.github.com."], "https://api.github.com/x"),
-            (&TLS, "HTTPS://api.github.com/x", &[], "https://api.github.com/x"),
-            (&TLS, "/", &["evil.test"], "name_mismatch"),
-            (&TLS, "/", &["api.github.com:8443"], "name_mismatch"),
-            (&TLS, "https://evil.test/", &["api.github.com"], "name_mismatch"),
-            (&TLS, "https://api.github.com/", &["evil.test"], "name_mismatch"),
-            (&TLS, "https://evil.test/", &["evil.test"], "name_mismatch"),
-            (&TLS, "https://api.github.com/", &["api.github.com:444"], "name_mismatch"),
-            (&TLS, "http://api.github.com/", &["api.github.com"], "malformed_request"),
-            (&TLS, "/", &["api.github.com", "api.github.com"], "malformed_request"),
-            (&TLS, "/", &["api.github.com", "evil.test"], "malformed_request"),
-            (&TLS, "/", &[], "malformed_request"),
-            (&TLS, "/", &[""], "malformed_request"),
-            (&TLS, "/", &["user@api.github.com"], "malformed_request"),
-            (&TLS, "https://user@api.github.com/", &["api.github.com"], "malformed_request"),
-            (&TLS, "https://api.github.com/", &["user@api.github.com"], "malformed_request"),
-            (&TLS, "api.github.com:443", &["api.github.com"], "malformed_request"),
-            (&TLS, "*", &["api.github.com"], "malformed_request"),
+            (&tls(), "/", &["api.github.com"], "https://api.github.com/"),
+            (&tls(), "/", &["api.github.com:443"], "https://api.github.com/"),
+            (&tls(), "https://api.github.com/x", &["api.github.com"], "https://api.github.com/x"),
+            (&tls(), "https://API.github.com:443/x", &["api.github.com."], "https://api.github.com/x"),
+            (&tls(), "HTTPS://api.github.com/x", &[], "https://api.github.com/x"),
+            (&tls(), "/", &["evil.test"], "name_mismatch"),
+            (&tls(), "/", &["api.github.com:8443"], "name_mismatch"),
+            (&tls(), "https://evil.test/", &["api.github.com"], "name_mismatch"),
+            (&tls(), "https://api.github.com/", &["evil.test"], "name_mismatch"),
+            (&tls(), "https://evil.test/", &["evil.test"], "name_mismatch"),
+            (&tls(), "https://api.github.com/", &["api.github.com:444"], "name_mismatch"),
+            (&tls(), "http://api.github.com/", &["api.github.com"], "malformed_request"),
+            (&tls(), "/", &["api.github.com", "api.github.com"], "malformed_request"),
+            (&tls(), "/", &["api.github.com", "evil.test"], "malformed_request"),
+            (&tls(), "/", &[], "malformed_request"),
+            (&tls(), "/", &[""], "malformed_request"),
+            (&tls(), "/", &["user@api.github.com"], "malformed_request"),
+            (&tls(), "https://user@api.github.com/", &["api.github.com"], "malformed_request"),
+            (&tls(), "https://api.github.com/", &["user@api.github.com"], "malformed_request"),
+            (&tls(), "api.github.com:443", &["api.github.com"], "malformed_request"),
+            (&tls(), "*", &["api.github.com"], "malformed_request"),
             (&PLAIN, "/", &["b.test:8080"], "http://b.test:8080/"),
             (&PLAIN, "/", &["[::1]"], "http://[::1]/"),
             (&PLAIN, "/", &["[::1]:81"], "http://[::1]:81/"),
@@ -303,12 +321,12 @@ mod tests {
     #[test]
     fn an_unknown_method_is_refused() {
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"] {
-            assert_eq!(outcome(&TLS, method, "/", &["api.github.com"]), "https://api.github.com/", "{method}");
+            assert_eq!(outcome(&tls(), method, "/", &["api.github.com"]), "https://api.github.com/", "{method}");
         }
         for method in ["TRACE", "CONNECT", "get", "Post", "PROPFIND", "GETX", "TRACK", "DEBUG", "LINK"] {
-            assert_eq!(outcome(&TLS, method, "/", &["api.github.com"]), "malformed_request", "{method}");
+            assert_eq!(outcome(&tls(), method, "/", &["api.github.com"]), "malformed_request", "{method}");
         }
-        assert_eq!(outcome(&TLS, "OPTIONS", "*", &["api.github.com"]), "malformed_request");
+        assert_eq!(outcome(&tls(), "OPTIONS", "*", &["api.github.com"]), "malformed_request");
     }
 
     #[test]
@@ -320,7 +338,7 @@ mod tests {
             ("PATCH", Effect::Write),
             ("DELETE", Effect::Destructive),
         ] {
-            let call = canonical(&parts(method, "/", &["api.github.com"]), &TLS).unwrap();
+            let call = canonical(&parts(method, "/", &["api.github.com"]), &tls()).unwrap();
             assert_eq!(call.effect(), effect, "{method}");
         }
     }
@@ -329,11 +347,11 @@ mod tests {
     fn an_http2_authority_must_equal_the_host_field() {
         let mut head = parts("GET", "https://api.github.com/", &["evil.test"]);
         head.version = Version::HTTP_2;
-        assert!(matches!(canonical(&head, &TLS), Err(Refusal::NameMismatch(_))));
+        assert!(matches!(canonical(&head, &tls()), Err(Refusal::NameMismatch(_))));
         head.headers.clear();
-        assert!(canonical(&head, &TLS).is_ok());
+        assert!(canonical(&head, &tls()).is_ok());
         head.version = Version::HTTP_3;
-        assert!(matches!(canonical(&head, &TLS), Err(Refusal::MalformedRequest(_))));
+        assert!(matches!(canonical(&head, &tls()), Err(Refusal::MalformedRequest(_))));
     }
 
     #[test]
@@ -343,16 +361,16 @@ mod tests {
         for (name, value) in table {
             let mut head = parts("GET", "/", &["api.github.com"]);
             head.headers.insert(name, HeaderValue::from_static(value));
-            assert!(matches!(canonical(&head, &TLS), Err(Refusal::MalformedRequest(_))), "{name}");
+            assert!(matches!(canonical(&head, &tls()), Err(Refusal::MalformedRequest(_))), "{name}");
         }
         for target in ["/a/../b", "//evil.test/", "/%2e%2e/b", "/a\\b", "/?_method=DELETE", "/?a=%zz"] {
-            assert_eq!(outcome(&TLS, "GET", target, &["api.github.com"]), "malformed_request", "{target}");
+            assert_eq!(outcome(&tls(), "GET", target, &["api.github.com"]), "malformed_request", "{target}");
         }
     }
 
     #[test]
     fn a_debug_text_holds_no_query() {
-        let call = canonical(&parts("GET", "/a?token=canary", &["api.github.com"]), &TLS).unwrap();
+        let call = canonical(&parts("GET", "/a?token=canary", &["api.github.com"]), &tls()).unwrap();
         assert!(!format!("{call:?}").contains("canary"));
     }
 
@@ -361,9 +379,9 @@ mod tests {
         fn what_is_forwarded_canonicalises_to_itself(raw in "/[a-zA-Z0-9/.;%é~-]{0,20}(\\?[a-z=&+%0-9;]{0,20})?") {
             let Ok(request) = Request::builder().uri(&raw).header(HOST, "api.github.com").body(()) else { return Ok(()) };
             let (mut head, ()) = request.into_parts();
-            if let Ok(call) = canonical(&head, &TLS) {
+            if let Ok(call) = canonical(&head, &tls()) {
                 head.uri = call.origin_form().unwrap().into();
-                prop_assert_eq!(canonical(&head, &TLS).unwrap(), call);
+                prop_assert_eq!(canonical(&head, &tls()).unwrap(), call);
             }
         }
     }

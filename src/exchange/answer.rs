@@ -43,7 +43,7 @@ impl Ending {
 /// # Errors
 /// [`Refusal::OriginProtocol`] when `Connection` names a field that must not be taken away.
 pub fn clean(headers: &mut HeaderMap, upgraded: bool) -> Result<(), Refusal> {
-    canonical::strip_hop_by_hop(headers, false).map_err(|_| Refusal::OriginProtocol)?;
+    canonical::strip_hop_by_hop(headers).map_err(|_| Refusal::OriginProtocol)?;
     // HTTP/3 does not pass here, and another authority would be another destination.
     headers.remove(header::ALT_SVC);
     if upgraded {

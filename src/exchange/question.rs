@@ -79,58 +79,44 @@ impl Question {
 pub fn leg(connection: &Connection) -> canonical::Leg<'_> {
     canonical::Leg {
         scheme: connection.scheme,
-        expected: connection.host.as_ref().map(|(host, port)| (&**host, *port)),
+        expected: connection.host.as_ref().map(|(host, port)| (host, *port)),
         proxy: matches!(connection.destination, Destination::Proxy),
     }
 }
 
-/// Makes the call out of a request whose head was brought into its canonical form, holding its body where the
-/// destination's protocol is inside it.
+/// Makes the call out of a request whose head was brought into its canonical form.
 ///
 /// # Errors
-/// The refusals of malformed, oversized and incomplete messages.
-pub async fn read(
-    mut parts: Parts,
-    http: HttpCall,
-    upstream: &Upstream,
-    body: Incoming,
-    held: Held<'_>,
-) -> Result<(Call, RequestBody), Refusal> {
+/// The refusals of malformed messages.
+pub fn read(mut parts: Parts, http: HttpCall, upstream: &Upstream, body: &Incoming) -> Result<Call, Refusal> {
     let websocket = canonical::is_websocket(&parts);
-    canonical::strip_hop_by_hop(&mut parts.headers, false)?;
-    canonical::strip_identity(&mut parts.headers);
-    canonical::strip_rewrites(&mut parts.headers);
-    let mut call = Call {
-        protocol: Protocol::Http,
-        effect: http.effect(),
+    canonical::strip_request(&mut parts.headers)?;
+    let (protocol, effect) = match upstream.protocol {
+        config::Protocol::Mcp => (Protocol::Mcp, http.effect()),
+        // What passes after the upgrade is not seen, so it counts as anything.
+        config::Protocol::Http if websocket => (Protocol::WebSocket, Effect::Admin),
+        config::Protocol::Http if canonical::is_grpc(&parts.headers) => (Protocol::Grpc, http.effect()),
+        config::Protocol::Http => (Protocol::Http, http.effect()),
+        config::Protocol::Opaque => {
+            return Err(Refusal::UnsupportedProtocol("this destination is reached through a tunnel only"));
+        }
+    };
+    Ok(Call {
+        protocol,
+        effect,
         http,
         headers: parts.headers,
         body: BodyFacts { size: body.size_hint().exact(), ..BodyFacts::default() },
         mcp: None,
         embedded_urls: Vec::new(),
-    };
-    let body = match upstream.protocol {
-        // Boxed, because other calls would carry room for it.
-        config::Protocol::Mcp => Box::pin(hold_mcp(&mut call, body, held)).await?,
-        config::Protocol::Http => {
-            if websocket {
-                call.protocol = Protocol::WebSocket;
-                // What passes after the upgrade is not seen, so it counts as anything.
-                call.effect = Effect::Admin;
-            } else if canonical::is_grpc(&call.headers) {
-                call.protocol = Protocol::Grpc;
-            }
-            RequestBody::streamed(body)
-        }
-        config::Protocol::Opaque => {
-            return Err(Refusal::UnsupportedProtocol("this destination is reached through a tunnel only"));
-        }
-    };
-    Ok((call, body))
+    })
 }
 
-async fn hold_mcp(call: &mut Call, body: Incoming, held: Held<'_>) -> Result<RequestBody, Refusal> {
-    call.protocol = Protocol::Mcp;
+/// Holds the body of an MCP call, and completes the call with what it says.
+///
+/// # Errors
+/// The refusals of malformed, oversized and incomplete messages.
+pub async fn hold_mcp(call: &mut Call, body: Incoming, held: Held<'_>) -> Result<RequestBody, Refusal> {
     if call.http.method != Method::POST {
         let message = McpCall::without_body(&call.http.method)?;
         if !body.is_end_stream() {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, uri::Authority};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -13,7 +13,8 @@ use tokio::{
 
 use super::{
     Route,
-    pool::{Open, Pooled},
+    http1::Http1,
+    pool::{Http2, Pooled},
     resolve::Resolver,
 };
 use crate::{
@@ -42,7 +43,7 @@ impl Connector {
     ///
     /// # Errors
     /// The refusals of resolving, dialling and verifying; [`Refusal::OriginTimeout`] when it takes too long.
-    pub async fn open(&self, route: &Route) -> Result<Pooled, Refusal> {
+    pub async fn open(&self, route: &Route<'_>) -> Result<Pooled, Refusal> {
         timeout(self.limit, self.establish(route)).await.unwrap_or(Err(Refusal::OriginTimeout))
     }
 
@@ -50,17 +51,17 @@ impl Connector {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub async fn dial(&self, route: &Route) -> Result<(TcpStream, SocketAddr), Refusal> {
+    pub async fn dial(&self, route: &Route<'_>) -> Result<(TcpStream, SocketAddr), Refusal> {
         timeout(self.limit, self.dial_checked(route)).await.unwrap_or(Err(Refusal::OriginTimeout))
     }
 
-    async fn establish(&self, route: &Route) -> Result<Pooled, Refusal> {
+    async fn establish(&self, route: &Route<'_>) -> Result<Pooled, Refusal> {
         let (tcp, peer) = self.dial_checked(route).await?;
         match route.scheme {
             Scheme::Http => self.speak_http1(route, tcp, peer).await,
             Scheme::Https => {
                 let alpn = if route.http1_only { OriginAlpn::Http1 } else { OriginAlpn::Http2OrHttp1 };
-                let tls = self.tls.connect(tcp, &route.host, alpn).await?;
+                let tls = self.tls.connect(tcp, route.host, alpn).await?;
                 if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
                     self.speak_http2(route, tls, peer).await
                 } else {
@@ -70,8 +71,8 @@ impl Connector {
         }
     }
 
-    async fn dial_checked(&self, route: &Route) -> Result<(TcpStream, SocketAddr), Refusal> {
-        let addresses = self.resolver.addresses(&route.upstream, &route.host, route.port).await?;
+    async fn dial_checked(&self, route: &Route<'_>) -> Result<(TcpStream, SocketAddr), Refusal> {
+        let addresses = self.resolver.addresses(route.upstream, route.host, route.port).await?;
         if addresses.iter().any(|address| self.own.contains(address)) {
             return Err(Refusal::OwnAddress);
         }
@@ -86,20 +87,16 @@ impl Connector {
         Err(Refusal::OriginUnreachable)
     }
 
-    async fn speak_http1<S>(&self, route: &Route, stream: S, peer: SocketAddr) -> Result<Pooled, Refusal>
+    async fn speak_http1<S>(&self, route: &Route<'_>, stream: S, peer: SocketAddr) -> Result<Pooled, Refusal>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) =
-            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|_| Refusal::OriginProtocol)?;
-        self.drain.spawn_background(async move {
-            // Errors reach the call that waits for its answer.
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(Pooled::Http1(open(route, sender, peer)?))
+        let host = HeaderValue::try_from(authority(route)?.as_str());
+        let host = host.map_err(|_| Refusal::MalformedRequest("the host is not valid"))?;
+        Http1::open(stream, peer, host, &self.drain).await.map(Pooled::Http1)
     }
 
-    async fn speak_http2<S>(&self, route: &Route, stream: S, peer: SocketAddr) -> Result<Pooled, Refusal>
+    async fn speak_http2<S>(&self, route: &Route<'_>, stream: S, peer: SocketAddr) -> Result<Pooled, Refusal>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -115,16 +112,13 @@ impl Connector {
         self.drain.spawn_background(async move {
             let _ = connection.await;
         });
-        Ok(Pooled::Http2(open(route, sender, peer)?))
+        Ok(Pooled::Http2(Http2 { sender, peer, authority: authority(route)? }))
     }
 }
 
-fn open<S>(route: &Route, sender: S, peer: SocketAddr) -> Result<Open<S>, Refusal> {
-    let text = route.scheme.authority(&route.host, route.port);
-    let authority =
-        Authority::try_from(text.as_str()).map_err(|_| Refusal::MalformedRequest("the host is not valid"))?;
-    let host = HeaderValue::try_from(text).map_err(|_| Refusal::MalformedRequest("the host is not valid"))?;
-    Ok(Open { sender, peer, host, authority })
+fn authority(route: &Route<'_>) -> Result<Authority, Refusal> {
+    let text = route.scheme.authority(route.host, route.port);
+    Authority::try_from(text).map_err(|_| Refusal::MalformedRequest("the host is not valid"))
 }
 
 const ADDRESSES_TRIED: usize = 3;

@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, uri::Authority};
-use hyper::client::conn::{http1, http2};
+use http::uri::Authority;
+use hyper::client::conn::http2;
 
+use super::http1::Http1;
 use crate::{body::RequestBody, call::http::Scheme};
 
 /// What a connection was set up for. Connections with equal keys are interchangeable.
@@ -30,23 +31,16 @@ pub struct Key {
     pub http1_only: bool,
 }
 
-/// An open connection and what every request on it needs.
+/// A connection over HTTP/2, for many requests at a time.
 #[derive(Clone)]
-pub struct Open<S> {
+pub struct Http2 {
     /// Sends requests.
-    pub sender: S,
+    pub sender: http2::SendRequest<RequestBody>,
     /// The checked address that was dialled.
     pub peer: SocketAddr,
-    /// The `Host` field, for HTTP/1.1.
-    pub host: HeaderValue,
-    /// The authority, for HTTP/2.
+    /// Names the origin in every request.
     pub authority: Authority,
 }
-
-/// Sends requests over HTTP/1.1, one at a time.
-pub type Http1 = Open<http1::SendRequest<RequestBody>>;
-/// Sends requests over HTTP/2, many at a time.
-pub type Http2 = Open<http2::SendRequest<RequestBody>>;
 
 /// A connection that was taken out of the pool.
 pub enum Pooled {
@@ -57,67 +51,44 @@ pub enum Pooled {
 }
 
 /// Connections that wait for their next call.
-#[derive(Clone, Default)]
-pub struct Pool(Arc<Mutex<HashMap<Box<str>, Vec<Slot>>>>);
+#[derive(Default)]
+pub struct Pool(Mutex<HashMap<Box<str>, Vec<(Key, Arc<Shelf>)>>>);
 
-struct Slot {
-    key: Key,
+/// The connections of one host and key.
+#[derive(Default)]
+pub struct Shelf(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
     idle: Vec<(Http1, Instant)>,
     shared: Option<(Http2, Instant)>,
 }
 
 impl Pool {
-    /// Takes a connection for this host and key, if one is open.
-    pub fn take(&self, host: &str, key: &Key) -> Option<Pooled> {
+    /// Where the connections for this host and key wait.
+    pub fn shelf(&self, host: &str, key: &Key) -> Arc<Shelf> {
         let mut hosts = self.lock();
-        let slot = hosts.get_mut(host)?.iter_mut().find(|slot| slot.key == *key)?;
-        if let Some((open, used)) = &mut slot.shared {
-            if open.sender.is_closed() {
-                slot.shared = None;
-            } else {
-                *used = Instant::now();
-                return Some(Pooled::Http2(open.clone()));
-            }
+        if !hosts.contains_key(host) {
+            hosts.insert(host.into(), Vec::new());
         }
-        // The one used last is the least likely to have been closed by the origin.
-        while let Some((open, since)) = slot.idle.pop() {
-            if !open.sender.is_closed() && since.elapsed() < IDLE_LIMIT {
-                return Some(Pooled::Http1(open));
-            }
+        let shelves = hosts.get_mut(host).expect("it was inserted if it was missing");
+        if let Some((_, shelf)) = shelves.iter().find(|(of, _)| of == key) {
+            return Arc::clone(shelf);
         }
-        None
-    }
-
-    /// Keeps an HTTP/1.1 connection for the next call.
-    pub fn keep(&self, host: &str, key: &Key, open: Http1) {
-        if open.sender.is_closed() {
-            return;
-        }
-        let mut hosts = self.lock();
-        let slot = slot(&mut hosts, host, key);
-        if slot.idle.len() < IDLE_PER_KEY {
-            slot.idle.push((open, Instant::now()));
-        }
-    }
-
-    /// Shares an HTTP/2 connection with the calls to come.
-    pub fn share(&self, host: &str, key: &Key, open: Http2) {
-        let mut hosts = self.lock();
-        slot(&mut hosts, host, key).shared = Some((open, Instant::now()));
+        let shelf = Arc::default();
+        shelves.push((key.clone(), Arc::clone(&shelf)));
+        shelf
     }
 
     /// Closes what has waited too long, and what was opened under an older configuration.
     pub fn sweep(&self, generation: u64) {
-        self.lock().retain(|_, slots| {
-            slots.retain_mut(|slot| {
-                slot.idle.retain(|(open, since)| !open.sender.is_closed() && since.elapsed() < IDLE_LIMIT);
-                let stale = |(open, used): &(Http2, Instant)| open.sender.is_closed() || used.elapsed() >= IDLE_LIMIT;
-                if slot.shared.as_ref().is_some_and(stale) {
-                    slot.shared = None;
-                }
-                slot.key.generation == generation && (!slot.idle.is_empty() || slot.shared.is_some())
+        self.lock().retain(|_, shelves| {
+            shelves.retain(|(key, shelf)| {
+                let empty = shelf.sweep();
+                // A call that holds the shelf may be about to put a connection there.
+                key.generation == generation && !(empty && Arc::strong_count(shelf) == 1)
             });
-            !slots.is_empty()
+            !shelves.is_empty()
         });
     }
 
@@ -126,24 +97,64 @@ impl Pool {
         self.lock().clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Vec<Slot>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Vec<(Key, Arc<Shelf>)>>> {
         // Nothing panics while it holds the lock, and a half-changed pool would only lose connections.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn slot<'a>(hosts: &'a mut HashMap<Box<str>, Vec<Slot>>, host: &str, key: &Key) -> &'a mut Slot {
-    if !hosts.contains_key(host) {
-        hosts.insert(host.into(), Vec::new());
+impl Shelf {
+    /// Takes a connection, if one waits. It may have ended meanwhile.
+    pub fn take(&self) -> Option<Pooled> {
+        let mut waiting = self.lock();
+        if let Some((open, used)) = &mut waiting.shared {
+            if open.sender.is_closed() {
+                waiting.shared = None;
+            } else {
+                *used = Instant::now();
+                return Some(Pooled::Http2(open.clone()));
+            }
+        }
+        // The one used last is the least likely to have been closed by the origin.
+        let (open, since) = waiting.idle.pop()?;
+        if since.elapsed() < IDLE_LIMIT {
+            return Some(Pooled::Http1(open));
+        }
+        // All others have waited even longer.
+        waiting.idle.clear();
+        None
     }
-    let slots = hosts.get_mut(host).expect("it was inserted if it was missing");
-    let at = slots.iter().position(|slot| slot.key == *key).unwrap_or_else(|| {
-        slots.push(Slot { key: key.clone(), idle: Vec::new(), shared: None });
-        slots.len() - 1
-    });
-    &mut slots[at]
+
+    /// Keeps an HTTP/1.1 connection for the next call.
+    pub fn keep(&self, open: Http1) {
+        let mut waiting = self.lock();
+        if waiting.idle.len() < IDLE_PER_KEY {
+            waiting.idle.push((open, Instant::now()));
+        }
+    }
+
+    /// Shares an HTTP/2 connection with the calls to come.
+    pub fn share(&self, open: Http2) {
+        self.lock().shared = Some((open, Instant::now()));
+    }
+
+    /// Closes what has waited too long. Whether nothing is left.
+    fn sweep(&self) -> bool {
+        let mut waiting = self.lock();
+        waiting.idle.retain_mut(|(open, since)| since.elapsed() < IDLE_LIMIT && !open.has_ended());
+        let stale = |(open, used): &(Http2, Instant)| open.sender.is_closed() || used.elapsed() >= IDLE_LIMIT;
+        if waiting.shared.as_ref().is_some_and(stale) {
+            waiting.shared = None;
+        }
+        waiting.idle.is_empty() && waiting.shared.is_none()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Below the usual keep-alive time of servers and load balancers.
 const IDLE_LIMIT: Duration = Duration::from_secs(55);
-const IDLE_PER_KEY: usize = 64;
+/// How many connections wait for one host and key.
+pub const IDLE_PER_KEY: usize = 64;

@@ -29,41 +29,34 @@ pub(super) fn check(headers: &HeaderMap) -> Result<(), Refusal> {
     check_framing(headers)
 }
 
+/// Removes from a request what concerns this connection only, what says, unverified, who the agent is or whom it acts for,
+/// everything in our own namespace, and what an origin may read as another host or path than the one that was decided.
+///
+/// Trace context stays: it is joined elsewhere and never trusted as an identity. See [`strip_hop_by_hop`].
+pub fn strip_request(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    strip_connection(headers, |name| is_identity(name) || is_rewrite(name))
+}
+
 /// Removes what concerns this connection only (RFC 9110 section 7.6.1), from a request or a response.
 ///
 /// First the fields that `Connection` names, then the known ones; `Expect` too, because this side has answered it. Kept
-/// are `TE: trailers`, which gRPC needs, and `Trailer`, without which trailers are not sent on HTTP/1.1. With
-/// `keep_upgrade` an upgrade to WebSocket is kept, nothing else: `Upgrade: h2c` would open a connection that is not seen.
-/// A `Connection` that names a field which must arrive, or which is ours, is refused.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) -> Result<(), Refusal> {
-    let websocket = keep_upgrade && upgrades_to_websocket(headers);
-    let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+/// are `TE: trailers`, which gRPC needs, and `Trailer`, without which trailers are not sent on HTTP/1.1. A `Connection`
+/// that names a field which must arrive, or which is ours, is refused.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    strip_connection(headers, |_| false)
+}
+
+/// The names are looked at once for all reasons: most requests have nothing to remove.
+fn strip_connection(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) -> Result<(), Refusal> {
     for name in named_by_connection(headers)? {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
+    let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    remove_where(headers, |name| is_hop_by_hop(name) || also(name));
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    if websocket {
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    }
     Ok(())
-}
-
-/// Removes what says, unverified, who the agent is or whom it acts for, and everything in our own namespace.
-///
-/// Trace context stays: it is joined elsewhere and never trusted as an identity.
-pub fn strip_identity(headers: &mut HeaderMap) {
-    remove_where(headers, is_identity);
-}
-
-/// Removes fields by which an origin may read another host or path than the one that was decided.
-pub fn strip_rewrites(headers: &mut HeaderMap) {
-    remove_where(headers, is_rewrite);
 }
 
 /// Removes fields that an origin may take for the one of this name: CGI and its heirs read `x_key` as `X-Key`.
@@ -169,6 +162,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 }
 
 fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    // Mostly none, and then nothing is allocated.
     let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
     for name in names {
         headers.remove(name);
@@ -219,7 +213,7 @@ fn is_request_trailer(name: &str) -> bool {
 
 /// Fields that say how a message is framed, routed or cached, that log in, or that are ours.
 fn is_of_the_head(name: &str) -> bool {
-    HOP_BY_HOP.contains(&name)
+    is_hop_by_hop(name)
         || name.starts_with("tollgate-")
         || matches!(
             name,
@@ -256,6 +250,11 @@ fn is_rewrite(name: &str) -> bool {
             | "x-host"
             | "x-http-host-override"
     )
+}
+
+/// What ends with its connection. The list is short, and a comparison of two lengths tells most names apart.
+fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name)
 }
 
 fn is_identity(name: &str) -> bool {

@@ -85,6 +85,16 @@ pub fn authority(text: &str, default_port: Option<u16>) -> Result<(CanonicalHost
     Ok((canonical_host(host)?, port))
 }
 
+/// Whether this text spells a canonical host and a port in the usual way, letter by letter. Nearly all requests do, and
+/// then nothing has to be brought into canonical form.
+pub(super) fn spells(text: &str, host: &str, port: u16, default_port: u16) -> bool {
+    match text.strip_prefix(host).filter(|_| !host.contains(':')) {
+        Some("") => port == default_port,
+        Some(rest) => rest.strip_prefix(':').is_some_and(|digits| parse_port(digits).is_ok_and(|found| found == port)),
+        None => false,
+    }
+}
+
 fn ipv6(text: &str) -> Result<CanonicalHost, Refusal> {
     if text.contains('%') {
         return Err(Refusal::MalformedRequest("an IPv6 zone is not accepted in a host"));
@@ -149,6 +159,26 @@ mod tests {
 
     fn host(text: &str) -> Option<String> {
         canonical_host(text).ok().map(CanonicalHost::into_string)
+    }
+
+    #[test]
+    fn only_the_usual_spelling_is_taken_for_what_is_expected() {
+        for (text, spelt) in [
+            ("a.test", true),
+            ("a.test:443", true),
+            ("a.test:0443", false),
+            ("a.test:+443", false),
+            ("a.test:444", false),
+            ("a.test:", false),
+            ("a.test.", false),
+            ("a.test.evil.test", false),
+            ("A.test", false),
+            ("", false),
+        ] {
+            assert_eq!(spells(text, "a.test", 443, 443), spelt, "{text}");
+        }
+        assert!(!spells("a.test", "a.test", 8443, 443));
+        assert!(!spells("::1", "::1", 443, 443));
     }
 
     #[test]

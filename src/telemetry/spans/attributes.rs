@@ -30,7 +30,7 @@ pub(super) fn of_call(ended: &Ended<'_>, to: &mut impl Attributes) {
     // One room for all texts that are only made here.
     let mut room = String::with_capacity(USUAL_URL);
     of_http(ended.facts, &mut room, to);
-    of_ours(ended, &mut room, to);
+    of_ours(ended, to);
 }
 
 /// The name of a call's span: its method, if that is one of the few that everybody knows.
@@ -81,9 +81,9 @@ fn of_http(facts: &Facts, room: &mut String, to: &mut impl Attributes) {
     to.put("http.response.body.size", count(facts.response_bytes));
 }
 
-fn of_ours(ended: &Ended<'_>, room: &mut String, to: &mut impl Attributes) {
+fn of_ours(ended: &Ended<'_>, to: &mut impl Attributes) {
     let facts = ended.facts;
-    to.put("tollgate.decision.id", text(room, ended.id));
+    to.put("tollgate.decision.id", &*ended.id.text());
     to.put("tollgate.assurance", ended.agent.assurance.as_str());
     to.known("tollgate.effect", facts.call.effect.map(|effect| effect.as_str()));
     if let Some(decision) = &facts.decision {

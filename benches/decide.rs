@@ -165,7 +165,7 @@ fn call(index: usize) -> Call {
         http: HttpCall {
             method: http::Method::POST,
             scheme: Scheme::Https,
-            host: format!("destination-{index}.example.com"),
+            host: format!("destination-{index}.example.com").into(),
             port: 443,
             path: format!("/repos/{team}/service/issues"),
             segments: vec!["repos".into(), team, "service".into(), "issues".into()],

@@ -17,7 +17,7 @@ use std::{
 };
 
 use http::{Request, Response, Uri, Version, header::HOST, uri};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::body::Incoming;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
@@ -167,7 +167,8 @@ async fn send_on_http1(
     }
     let response = match open.ask(request, ANSWER_LIMIT).await {
         Ok(response) => response,
-        Err(Unanswered::Failed(error)) => return returned(error, request, sent),
+        Err(Unanswered::Returned) => return Ok(None),
+        Err(Unanswered::Failed) => return Err(failed(sent)),
         Err(Unanswered::Late) => return Err(Refusal::OriginTimeout),
     };
     if !sent.ended() {
@@ -194,26 +195,21 @@ async fn send_on_http2(
     *taken.uri_mut() = absolute(origin_form, route.scheme, open.authority.clone());
     match timeout(ANSWER_LIMIT, open.sender.try_send_request(taken)).await {
         Ok(Ok(response)) => Ok(Some(Reply { response, peer: open.peer, connected: None, lease: Lease(None) })),
-        Ok(Err(error)) => returned(error, request, sent),
+        Ok(Err(mut error)) => match error.take_message() {
+            Some(mut back) => {
+                into_origin_form(back.uri_mut());
+                *request = Some(back);
+                Ok(None)
+            }
+            None => Err(failed(sent)),
+        },
         Err(_) => Err(Refusal::OriginTimeout),
     }
 }
 
-/// Puts a request back that was not sent.
-fn returned(
-    mut error: TrySendError<Request<RequestBody>>,
-    request: &mut Option<Request<RequestBody>>,
-    sent: &Tally,
-) -> Result<Option<Reply>, Refusal> {
-    match error.take_message() {
-        Some(mut back) => {
-            into_origin_form(back.uri_mut());
-            *request = Some(back);
-            Ok(None)
-        }
-        None if sent.broken() => Err(Refusal::BodyIncomplete),
-        None => Err(Refusal::OriginProtocol),
-    }
+/// Why a request that the origin may have seen got no answer.
+fn failed(sent: &Tally) -> Refusal {
+    if sent.broken() { Refusal::BodyIncomplete } else { Refusal::OriginProtocol }
 }
 
 impl Route<'_> {

@@ -39,11 +39,14 @@ pub struct Http1 {
 }
 
 /// Why a request that was sent got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unanswered {
     /// It took longer than the limit.
     Late,
-    /// The connection failed. The request may be in it, if nothing of it was sent.
-    Failed(TrySendError<Request<RequestBody>>),
+    /// The connection did not take it: nothing of it was sent, and it was given back.
+    Returned,
+    /// The connection failed. The origin may have seen it.
+    Failed,
 }
 
 type Answered = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
@@ -98,14 +101,21 @@ impl Http1 {
     ) -> Result<Response<Incoming>, Unanswered> {
         let mut answer = pin!(self.begin(request, limit));
         let (driver, patience) = (&mut self.driver, &mut self.patience);
-        poll_fn(|cx| {
+        let answered = poll_fn(|cx| {
             driver.drive(cx);
             match answer.as_mut().poll(cx) {
-                Poll::Ready(answer) => Poll::Ready(answer.map_err(Unanswered::Failed)),
-                Poll::Pending => patience.as_mut().poll(cx).map(|()| Err(Unanswered::Late)),
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => patience.as_mut().poll(cx).map(|()| None),
             }
-        })
-        .await
+        });
+        match answered.await {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(mut error)) => {
+                *request = error.take_message();
+                Err(if request.is_some() { Unanswered::Returned } else { Unanswered::Failed })
+            }
+            None => Err(Unanswered::Late),
+        }
     }
 
     fn begin(

@@ -133,7 +133,7 @@ impl Scene {
             namespace: Some("a".into()),
             pod: Some("triage-bot-0".into()),
             labels: BTreeMap::from([("app".into(), "triage".into())]),
-            assurance: Assurance::L1,
+            assurance: Assurance::L1.into(),
         };
         let task = StaticTask { purpose: "triage".into(), ttl: Duration::from_secs(7200) };
         Self { agent, task: Task::open(Some(&task), SystemTime::now()), call: call(index), upstream: upstream(index) }
@@ -142,6 +142,7 @@ impl Scene {
     fn input(&self) -> Input<'_> {
         Input {
             agent: &self.agent,
+            assurance: self.agent.assurance.now(),
             task: &self.task,
             call: &self.call,
             upstream: &self.upstream,

@@ -6,6 +6,8 @@
 pub mod config;
 pub mod demo;
 pub mod exec;
+pub mod fence;
+pub mod inject;
 pub mod policy;
 pub mod run;
 
@@ -41,6 +43,10 @@ enum Command {
     Config(config::Args),
     /// Test and evaluate policy.
     Policy(policy::Args),
+    /// Put the sidecar into pods.
+    Inject(inject::Args),
+    /// The kernel's rules that keep a pod's agent to its sidecar.
+    Fence(fence::Args),
 }
 
 /// How a command gives its output.
@@ -59,6 +65,10 @@ pub fn main() -> ExitCode {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         complain(&format!("error: a fault in the program at {place}\n"));
     }));
+    // The container runtime calls a network plugin without arguments.
+    if let Some(code) = fence::plugin_if_called() {
+        return code;
+    }
     match Cli::try_parse() {
         Ok(cli) => cli.command.run(),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -80,6 +90,8 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Config(args) => config::run(args),
             Self::Policy(args) => policy::run(args),
+            Self::Inject(args) => inject::run(args),
+            Self::Fence(args) => fence::run(args),
         }
     }
 }

@@ -14,13 +14,16 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::credential;
+use crate::{credential, kubernetes::assurance::Claim};
 pub use file::{File, Fixed};
 pub use problem::{Problem, Problems};
 
@@ -53,6 +56,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// Bounds on what an agent can make this process hold.
     pub limits: Limits,
+    /// What the injector says of the pod around this sidecar, where there is one.
+    pub pod: Option<Claim>,
 }
 
 /// `enforce` refuses what policy denies; `shadow` decides and records but forwards. The hard floor holds in both.
@@ -94,10 +99,50 @@ pub struct Agent {
     pub pod: Option<String>,
     /// The pod's labels.
     pub labels: BTreeMap<String, String>,
-    /// How well the agent is fenced in. Always `L0` under `tollgate run`, which can't see what stands around it; raised by
-    /// who puts up a fence, as `tollgate exec` does.
-    pub assurance: Assurance,
+    /// How well the agent is fenced in. `L0` until it is raised, by who puts up a fence or by who has read that it was
+    /// checked: nothing in a file shows that the agent has no other way out.
+    pub assurance: Level,
 }
+
+/// The assurance level in force, shared by all who hold a copy.
+#[derive(Debug, Clone, Default)]
+pub struct Level(Arc<AtomicU8>);
+
+impl Level {
+    /// The level now.
+    pub fn now(&self) -> Assurance {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Assurance::L0,
+            1 => Assurance::L1,
+            2 => Assurance::L2,
+            _ => Assurance::L3,
+        }
+    }
+
+    /// Changes the level for all who hold a copy.
+    pub fn set(&self, level: Assurance) {
+        self.0.store(level as u8, Ordering::Relaxed);
+    }
+
+    /// As it stands in policy input, spans and records.
+    pub fn as_str(&self) -> &'static str {
+        self.now().as_str()
+    }
+}
+
+impl From<Assurance> for Level {
+    fn from(level: Assurance) -> Self {
+        Self(Arc::new(AtomicU8::new(level as u8)))
+    }
+}
+
+impl PartialEq for Level {
+    fn eq(&self, other: &Self) -> bool {
+        self.now() == other.now()
+    }
+}
+
+impl Eq for Level {}
 
 /// How well the agent is fenced in; see the documentation on assurance levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -106,6 +151,10 @@ pub enum Assurance {
     L0,
     /// Redirected: the kernel sends every connection here.
     L1,
+    /// Redirected by the node: the pod never had the right to change the rules.
+    L2,
+    /// A gateway lets nothing out but what came through the sidecar. Nothing here can check that yet.
+    L3,
 }
 
 impl Assurance {
@@ -114,8 +163,19 @@ impl Assurance {
         match self {
             Self::L0 => "L0",
             Self::L1 => "L1",
+            Self::L2 => "L2",
+            Self::L3 => "L3",
         }
     }
+}
+
+/// How a destination covers a host name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cover<'a> {
+    /// The configuration spells it out.
+    Exact,
+    /// It ends in this, which begins with a dot.
+    Suffix(&'a str),
 }
 
 /// Addresses to listen on.
@@ -138,6 +198,8 @@ pub struct Tls {
     pub authority_dir: Option<PathBuf>,
     /// Where to write the system's roots plus ours, for the agent to trust.
     pub trust_bundle: Option<PathBuf>,
+    /// Where to write the same for Java.
+    pub java_trust_store: Option<PathBuf>,
     /// Whether the system's roots verify origins.
     pub system_roots: bool,
     /// Further PEM files whose certificates verify origins.
@@ -385,8 +447,16 @@ impl Upstreams {
 
     /// Whether some destination covers this canonical host name at any port.
     pub fn covers_name(&self, host: &str) -> bool {
-        self.exact.contains_key(host)
-            || self.suffix.iter().any(|(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix.as_str()))
+        self.cover(host).is_some()
+    }
+
+    /// How a host name is covered, if it is: a pattern that spells it out goes before a suffix.
+    pub fn cover(&self, host: &str) -> Option<Cover<'_>> {
+        if self.exact.contains_key(host) {
+            return Some(Cover::Exact);
+        }
+        let mut suffixes = self.suffix.iter().map(|(suffix, _)| suffix.as_str());
+        suffixes.find(|suffix| host.len() > suffix.len() && host.ends_with(suffix)).map(Cover::Suffix)
     }
 
     /// The destination of this name.

@@ -110,7 +110,7 @@ impl Failure {
 }
 
 /// What helps where namespaces can't be had.
-pub const FENCE_HINT: &str = "install nftables and iproute2, and let this user make user namespaces (containers: a \
+pub const FENCE_HINT: &str = "install iproute2, and let this user make user namespaces (containers: a \
                               seccomp profile that permits them; Ubuntu: an AppArmor profile for tollgate)";
 
 /// Runs the command to its end and returns its exit code. `env` reads the environment; `note` tells the user why an
@@ -130,10 +130,10 @@ pub fn run(
     if options.command.is_empty() {
         return Err(Failure::Configuration("there is no command to run".to_owned()));
     }
-    let mut config = options.config(env)?;
+    let config = options.config(env)?;
     let scratch = Scratch::create()?;
     let fence = Fence::raise(options.fence, &options.command, loopback(&config.upstreams), note)?;
-    config.agent.assurance = fence.assurance();
+    config.agent.assurance.set(fence.assurance());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let java_options = env("JAVA_TOOL_OPTIONS");
     let status = runtime.block_on(behind(config, fence, &scratch, &options.command, java_options.as_deref()))?;
@@ -228,6 +228,7 @@ impl Options {
         config.listen.proxy = None;
         config.listen.transparent = None;
         config.listen.dns = None;
+        config.pod = None;
         config.tls.trust_bundle = None;
         config.limits.drain = config.limits.drain.min(LONGEST_DRAIN);
         Ok(config)

@@ -45,6 +45,14 @@ impl Readiness {
 
 /// Serves until it is dropped. Keep it up while calls are finished, so that the kubelet sees why the pod is not ready.
 pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>) {
+    serve_text(listener, readiness, move || metrics.encode()).await;
+}
+
+/// As [`serve`], with the metrics as text.
+pub async fn serve_text<M>(listener: TcpListener, readiness: Readiness, metrics: M)
+where
+    M: Fn() -> String + Clone + Send + Sync + 'static,
+{
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -54,7 +62,7 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Met
             Some(_) = connections.join_next() => {}
             (slot, accepted) = accepted => match accepted {
                 Ok((stream, _)) => {
-                    let (readiness, metrics) = (readiness.clone(), Arc::clone(&metrics));
+                    let (readiness, metrics) = (readiness.clone(), metrics.clone());
                     connections.spawn(async move {
                         connection(stream, readiness, metrics).await;
                         drop(slot);
@@ -70,7 +78,7 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Met
     }
 }
 
-async fn connection(stream: TcpStream, readiness: Readiness, metrics: Arc<Metrics>) {
+async fn connection(stream: TcpStream, readiness: Readiness, metrics: impl Fn() -> String) {
     let service = service_fn(move |request: Request<Incoming>| {
         let response = answer(request.method(), request.uri().path(), &readiness, &metrics);
         async move { Ok::<_, Infallible>(response) }
@@ -84,7 +92,7 @@ async fn connection(stream: TcpStream, readiness: Readiness, metrics: Arc<Metric
     let _ = tokio::time::timeout(LONGEST, served).await;
 }
 
-fn answer(method: &Method, path: &str, readiness: &Readiness, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(method: &Method, path: &str, readiness: &Readiness, metrics: impl Fn() -> String) -> Response<Full<Bytes>> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD\n");
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -93,7 +101,7 @@ fn answer(method: &Method, path: &str, readiness: &Readiness, metrics: &Metrics)
     match path {
         "/readyz" if !readiness.is_ready() => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "stopping\n"),
         "/livez" | "/readyz" | "/startupz" => text(StatusCode::OK, PLAIN, "ok\n"),
-        "/metrics" => text(StatusCode::OK, OPEN_METRICS, metrics.encode()),
+        "/metrics" => text(StatusCode::OK, OPEN_METRICS, metrics()),
         _ => text(StatusCode::NOT_FOUND, PLAIN, "/livez /readyz /startupz /metrics\n"),
     }
 }
@@ -119,7 +127,7 @@ mod tests {
     use super::*;
 
     fn ask(method: Method, path: &str, readiness: &Readiness) -> u16 {
-        answer(&method, path, readiness, &Metrics::new()).status().as_u16()
+        answer(&method, path, readiness, || Metrics::new().encode()).status().as_u16()
     }
 
     #[test]

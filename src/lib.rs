@@ -39,3 +39,4 @@ pub mod shutdown;
 pub mod cli;
 pub mod demo;
 pub mod exec;
+pub mod kubernetes;

@@ -25,6 +25,7 @@ use crate::{
     config::{self, Agent, Config, Limits, Mode, Profile, Upstreams},
     credential::{self, client::Client},
     health::Readiness,
+    kubernetes::assurance,
     listener::dns::Names,
     origin::{Origins, connect::Connector},
     policy::{
@@ -73,6 +74,7 @@ pub struct Sidecar {
     readiness: Readiness,
     own: Vec<SocketAddr>,
     begun: Arc<reload::Loaded>,
+    pod: Option<assurance::Claim>,
 }
 
 /// What a reload swaps, whole or not at all.
@@ -120,6 +122,9 @@ impl Sidecar {
         if let Some(path) = &config.tls.trust_bundle {
             crate::tls::write_trust_bundle(path, &authority, &origin_tls).context("tls.authority.trust_bundle")?;
         }
+        if let Some(path) = &config.tls.java_trust_store {
+            crate::tls::write_java_store(path, &authority, &origin_tls).context("tls.authority.java_trust_store")?;
+        }
         let metrics = Arc::new(Metrics::new());
         metrics.policy_revision(policy.revision());
         let audit = match &config.audit.file {
@@ -157,6 +162,7 @@ impl Sidecar {
             names: Arc::new(Names::default()),
             readiness: Readiness::default(),
             begun: Arc::new(begun),
+            pod: config.pod,
             agent,
             drain,
             own,
@@ -169,6 +175,9 @@ impl Sidecar {
         listeners.serve(&self);
         self.drain.spawn_background(reload::watch(Arc::clone(&self)));
         self.drain.spawn_background(Arc::clone(&self).sweep());
+        if let Some(claim) = self.pod.clone() {
+            self.drain.spawn_background(assurance::follow(claim, self.agent.assurance.clone()));
+        }
         shutdown.await;
         self.stop().await;
     }

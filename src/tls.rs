@@ -17,8 +17,9 @@ pub mod agent;
 pub mod authority;
 pub mod origin;
 pub mod truststore;
+pub mod webhook;
 
-pub use truststore::write_trust_bundle;
+pub use truststore::{write_java_store, write_trust_bundle};
 
 /// Why TLS can't be set up, or why there is no certificate for a name.
 #[derive(Debug, thiserror::Error)]

@@ -27,6 +27,8 @@ pub(super) fn body(ended: &Ended<'_>, fixed: &[u8]) -> Vec<u8> {
     }
     out.0.push(b',');
     out.0.extend_from_slice(fixed);
+    out.text("assurance", ended.agent.assurance.as_str());
+    out.close();
     out.text(
         "mode",
         match ended.mode {
@@ -56,7 +58,7 @@ pub(super) fn body(ended: &Ended<'_>, fixed: &[u8]) -> Vec<u8> {
     out.0
 }
 
-/// The members that are the same in every record of one sidecar.
+/// The members that are the same in every record of one sidecar: the agent's, which is left open for what can change.
 pub(super) fn fixed(agent: &config::Agent) -> Box<[u8]> {
     let mut out = Members(Vec::new());
     out.open("agent");
@@ -68,8 +70,6 @@ pub(super) fn fixed(agent: &config::Agent) -> Box<[u8]> {
     if let Some(pod) = &agent.pod {
         out.text("pod", pod);
     }
-    out.text("assurance", agent.assurance.as_str());
-    out.close();
     out.0.into()
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn agent() -> Agent {
         namespace: Some("a".into()),
         pod: Some("triage-0".into()),
         labels: Default::default(),
-        assurance: Assurance::L1,
+        assurance: Assurance::L1.into(),
     }
 }
 

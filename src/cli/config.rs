@@ -71,6 +71,11 @@ pub fn refuse(problems: &Problems) -> ExitCode {
     tell(problems, "`tollgate config schema` describes every key")
 }
 
+/// As [`refuse`], with another hint.
+pub fn refuse_with(problems: &Problems, hint: &str) -> ExitCode {
+    tell(problems, hint)
+}
+
 /// Prints everything that keeps the policy of a configuration from being used, and says that the configuration is bad.
 pub fn refuse_policy(file: &Path, error: &LoadError) -> ExitCode {
     tell(&of_policy(file, error), "`tollgate config check FILE` tries the policy too, and starts nothing")
@@ -218,6 +223,7 @@ mod tests {
           authority:
             dir: null
             trust_bundle: null
+            java_trust_store: null
           origin_roots:
             system: true
             files: []

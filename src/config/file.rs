@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Agent, Audit, Config, Limits, Listen, Profile, StaticTask, Telemetry, Tls, document::LONGEST_FILE};
+use super::{Agent, Audit, Config, Level, Limits, Listen, Profile, StaticTask, Telemetry, Tls, document::LONGEST_FILE};
 
 /// A configuration file as it was read.
 #[derive(Clone)]
@@ -44,7 +44,8 @@ impl Fixed {
     pub fn of(config: &Config) -> Self {
         Self {
             profile: config.profile,
-            agent: config.agent.clone(),
+            // The level in force is no setting.
+            agent: Agent { assurance: Level::default(), ..config.agent.clone() },
             listen: config.listen.clone(),
             tls: config.tls.clone(),
             task: config.task.clone(),

@@ -7,19 +7,21 @@ mod destinations;
 mod telemetry;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{
-    Agent, Assurance, Audit, Config, Durability, File, Fixed, Limits, Listen, Mode, Policy, Problems, Profile,
-    StaticTask, Tls,
+    Agent, Audit, Config, Durability, File, Fixed, Level, Limits, Listen, Mode, Policy, Problems, Profile, StaticTask,
+    Tls,
     document::{Document, Place},
     file,
     settings::{self, IdentityKind, Settings, StateKind, TaskSource},
     values::{Period, Size},
 };
+use crate::kubernetes::assurance::{Capture, Claim};
 
 impl Config {
     /// Reads and checks a file.
@@ -101,7 +103,23 @@ impl Check<'_> {
             audit: self.audit(&settings.audit, settings.profile),
             telemetry: telemetry::telemetry(self, &settings.telemetry),
             limits: self.limits(&settings.limits),
+            pod: self.pod(),
         }
+    }
+
+    /// What the injector says, in variables that only it sets.
+    fn pod(&mut self) -> Option<Claim> {
+        let capture = self.variable("TOLLGATE_CAPTURE")?;
+        let parsed = Capture::parse(&capture);
+        if parsed.is_none() {
+            self.document.report_variable("TOLLGATE_CAPTURE", "expected `init`, `cni` or `proxy`");
+        }
+        let weaknesses = self.variable("TOLLGATE_POD_WEAKNESSES").map(|text| serde_json::from_str(&text));
+        if weaknesses.as_ref().is_some_and(Result::is_err) {
+            self.document.report_variable("TOLLGATE_POD_WEAKNESSES", "expected a JSON list of sentences");
+        }
+        let report = self.variable("TOLLGATE_FENCE_REPORT").map(PathBuf::from);
+        Some(Claim { capture: parsed?, report, weaknesses: weaknesses.and_then(Result::ok) })
     }
 
     fn refuse_unavailable(&mut self, settings: &Settings) {
@@ -149,10 +167,18 @@ impl Check<'_> {
             name,
             namespace: self.variable("TOLLGATE_POD_NAMESPACE"),
             pod: self.variable("TOLLGATE_POD_NAME"),
-            labels: Default::default(),
-            // Nothing in a file shows that the agent has no other way out; who puts up a fence raises this.
-            assurance: Assurance::L0,
+            labels: self.pod_labels(),
+            assurance: Level::default(),
         }
+    }
+
+    /// The pod's labels as the injector found them. What someone relabels later changes nothing here.
+    fn pod_labels(&mut self) -> BTreeMap<String, String> {
+        let Some(text) = self.variable("TOLLGATE_POD_LABELS") else { return BTreeMap::new() };
+        serde_json::from_str(&text).unwrap_or_else(|_| {
+            self.document.report_variable("TOLLGATE_POD_LABELS", "expected a JSON object of texts");
+            BTreeMap::new()
+        })
     }
 
     fn listen(&mut self, listen: &settings::Listen) -> Listen {
@@ -185,6 +211,11 @@ impl Check<'_> {
                 .trust_bundle
                 .as_ref()
                 .map(|path| self.path(&authority.key("trust_bundle"), path)),
+            java_trust_store: tls
+                .authority
+                .java_trust_store
+                .as_ref()
+                .map(|path| self.path(&authority.key("java_trust_store"), path)),
             system_roots: tls.origin_roots.system,
             root_files: self.paths(&place.key("files"), &tls.origin_roots.files),
         }

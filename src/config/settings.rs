@@ -120,6 +120,8 @@ pub struct Authority {
     pub dir: Option<PathBuf>,
     /// Where to write the system's roots plus ours, for the agent to trust. Example: `/etc/tollgate/trust/ca.pem`.
     pub trust_bundle: Option<PathBuf>,
+    /// Where to write the same as a Java key store (JKS, password `changeit`). Example: `/etc/tollgate/trust/truststore.jks`.
+    pub java_trust_store: Option<PathBuf>,
 }
 
 /// What verifies the certificates of destinations.

@@ -63,6 +63,7 @@ impl Question {
         };
         Input {
             agent: &self.agent,
+            assurance: self.agent.assurance.now(),
             task: &self.task,
             call: &self.call,
             upstream: &self.upstream,

@@ -77,8 +77,8 @@ pub fn changes(proxy: SocketAddr, trust: &Trust, direct: &[&str], java_options: 
     set.extend(PROXY.iter().map(|name| ((*name).to_owned(), url.clone())));
     set.extend(BUNDLE.iter().map(|name| ((*name).to_owned(), trust.bundle.clone())));
     // Node reads the variables above only when it is asked to.
-    set.push(("NODE_USE_ENV_PROXY".to_owned(), "1".to_owned()));
-    set.push(("JAVA_TOOL_OPTIONS".to_owned(), java(proxy, trust, direct, java_options)));
+    set.push((NODE_USES_PROXY.to_owned(), "1".to_owned()));
+    set.push((JAVA_OPTIONS.to_owned(), java(proxy, trust, direct, java_options)));
     // An exemption that was set outside would lead around the sidecar.
     let mut remove: Vec<String> = NOT_INHERITED.iter().map(|name| (*name).to_owned()).collect();
     if direct.is_empty() {
@@ -106,19 +106,29 @@ pub fn apply(changes: &Go, command: &mut Command) {
 
 /// Java knows nothing of any other variable. What was asked for before stays, and ours wins by coming last.
 fn java(proxy: SocketAddr, trust: &Trust, direct: &[&str], before: Option<&str>) -> String {
+    let options = [before.unwrap_or_default(), &java_trust(&trust.java_store), &java_proxy(proxy, direct)];
+    options.join(" ").trim_start().to_owned()
+}
+
+/// The options by which Java trusts what is in this store.
+pub fn java_trust(store: &str) -> String {
+    format!(
+        "-Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStoreType=JKS \
+         -Djavax.net.ssl.trustStorePassword={JKS_PASSWORD}",
+        quoted(store)
+    )
+}
+
+/// The options by which Java comes to `proxy`, but for the hosts in `direct`.
+pub fn java_proxy(proxy: SocketAddr, direct: &[&str]) -> String {
     let (host, port) = (proxy.ip(), proxy.port());
     // Without this property Java exempts loopback, which is for `direct` to say.
     let hosts: Vec<&str> = direct.iter().map(|host| if *host == "::1" { "[::1]" } else { host }).collect();
-    let options = [
-        before.unwrap_or_default().to_owned(),
-        format!("-Djavax.net.ssl.trustStore={}", quoted(&trust.java_store)),
-        "-Djavax.net.ssl.trustStoreType=JKS".to_owned(),
-        format!("-Djavax.net.ssl.trustStorePassword={JKS_PASSWORD}"),
-        format!("-Dhttp.proxyHost={host} -Dhttp.proxyPort={port}"),
-        format!("-Dhttps.proxyHost={host} -Dhttps.proxyPort={port}"),
-        format!("-Dhttp.nonProxyHosts={}", quoted(&hosts.join("|"))),
-    ];
-    options.join(" ").trim_start().to_owned()
+    format!(
+        "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port} \
+         -Dhttp.nonProxyHosts={}",
+        quoted(&hosts.join("|"))
+    )
 }
 
 /// Java splits the variable at white space that is not in quotes.
@@ -126,19 +136,25 @@ fn quoted(value: &str) -> String {
     if value.contains(char::is_whitespace) { format!("\"{value}\"") } else { value.to_owned() }
 }
 
+/// With `1`, Node looks for a proxy too.
+pub const NODE_USES_PROXY: &str = "NODE_USE_ENV_PROXY";
+
+/// What every Java process takes as further options.
+pub const JAVA_OPTIONS: &str = "JAVA_TOOL_OPTIONS";
+
 /// Where clients look for a proxy.
-const PROXY: [&str; 6] = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+pub const PROXY: [&str; 6] = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 
 /// Where clients look for hosts that need no proxy.
-const DIRECT: [&str; 2] = ["no_proxy", "NO_PROXY"];
+pub const DIRECT: [&str; 2] = ["no_proxy", "NO_PROXY"];
 
 /// Variables by which single clients would take another way.
-const NOT_INHERITED: [&str; 5] =
+pub const NOT_INHERITED: [&str; 5] =
     ["npm_config_noproxy", "npm_config_proxy", "npm_config_https_proxy", "grpc_proxy", "no_grpc_proxy"];
 
 /// Where clients look for certificates to trust. `SSL_CERT_DIR` is left alone: it adds to the file, and what it adds is
 /// not what answers.
-const BUNDLE: [&str; 14] = [
+pub const BUNDLE: [&str; 14] = [
     "SSL_CERT_FILE",
     "CURL_CA_BUNDLE",
     "REQUESTS_CA_BUNDLE",

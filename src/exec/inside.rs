@@ -13,14 +13,13 @@
 //! - A redirect of every port but ours by number alone would let a call to the same port elsewhere through to nothing;
 //!   so ours are exempt together with their address.
 //! - `reject` shows as EPERM to senders of UDP, at once, where `drop` would let them wait.
-//! - An unprivileged user's programs lose all capabilities when they start another, so `ip` and `nft` are given theirs
-//!   as an ambient one.
+//! - An unprivileged user's programs lose all capabilities when they start another, so `ip` is given its own as an ambient
+//!   one.
 
 use std::{
     env,
     ffi::OsString,
-    fs,
-    io::{self, Write as _},
+    fs, io,
     net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -46,6 +45,7 @@ use super::{
     handover::{Built, Channel, Go, NotStarted, Plan, Sockets},
     rules,
 };
+use crate::kubernetes::fence;
 
 /// Builds the fence, hands the sockets out and becomes the command. Returns only if one of these fails, which the other
 /// end of the channel has then been told.
@@ -78,7 +78,7 @@ pub fn enter(command: &[OsString]) -> ExitCode {
 /// Every step of the fence. One that fails means that there is none.
 fn build(channel: &Channel) -> anyhow::Result<Sockets> {
     let plan: Plan = channel.receive()?.context("there is no plan")?;
-    let (ip, nft) = (tool("ip", "iproute2")?, tool("nft", "nftables")?);
+    let ip = tool("ip", "iproute2")?;
     enter_namespaces()?;
     hide_ways_out()?;
     let admin = CapabilitySet::NET_ADMIN;
@@ -87,14 +87,14 @@ fn build(channel: &Channel) -> anyhow::Result<Sockets> {
     set_capabilities(None, held).context("can't keep the right to configure the namespace's network")?;
     configure_capability_in_ambient_set(admin, true).context("can't pass on the right to configure the network")?;
 
-    start(&ip, &["link", "set", "lo", "up"], "")?;
-    start(&ip, &["-4", "addr", "add", &format!("{OWN_ADDRESS}/32"), "dev", "lo"], "")?;
-    start(&ip, &["-4", "route", "add", "default", "dev", "lo", "src", &OWN_ADDRESS.to_string()], "")?;
+    start(&ip, &["link", "set", "lo", "up"])?;
+    start(&ip, &["-4", "addr", "add", &format!("{OWN_ADDRESS}/32"), "dev", "lo"])?;
+    start(&ip, &["-4", "route", "add", "default", "dev", "lo", "src", &OWN_ADDRESS.to_string()])?;
     let sockets = bind().context("can't listen inside the namespace")?;
     if sockets.transparent.len() > 1 {
-        start(&ip, &["-6", "route", "add", "default", "dev", "lo"], "")?;
+        start(&ip, &["-6", "route", "add", "default", "dev", "lo"])?;
     }
-    start(&nft, &["-f", "-"], &rules::table(&sockets, &plan.loopback)?)?;
+    fence::apply(&rules::table(&sockets, &plan.loopback)?).context("can't put the rules in place")?;
     Ok(sockets)
 }
 
@@ -197,18 +197,13 @@ fn tool(name: &'static str, package: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("`{name}` is not installed (package {package})"))
 }
 
-/// Runs a tool to its end with this text as its input.
-fn start(tool: &Path, arguments: &[&str], input: &str) -> anyhow::Result<()> {
-    let mut child = Command::new(tool)
+/// Runs a tool to its end.
+fn start(tool: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(tool)
         .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
+        .stdin(Stdio::null())
+        .output()
         .with_context(|| format!("can't start `{}`", tool.display()))?;
-    // The pipe holds every table that is written here, so that this does not wait for the reader.
-    child.stdin.take().expect("it is a pipe").write_all(input.as_bytes()).context("can't write to a tool")?;
-    let output = child.wait_with_output().context("can't wait for a tool")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("`{} {}` failed: {}", tool.display(), arguments.join(" "), said.lines().next().unwrap_or("no word"));
@@ -259,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_tool_that_fails_is_quoted() {
-        let error = start(Path::new("/bin/sh"), &["-c", "echo no such thing >&2; exit 3"], "").expect_err("it fails");
+        let error = start(Path::new("/bin/sh"), &["-c", "echo no such thing >&2; exit 3"]).expect_err("it fails");
         assert!(error.to_string().ends_with("failed: no such thing"), "{error}");
     }
 }

@@ -6,75 +6,74 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
 };
 
 use super::handover::Sockets;
+use crate::kubernetes::fence::{
+    rules::NAME,
+    table::{Chain, Family, Hook, Kind, Match, Policy, Protocol, Rule, Table, Verdict},
+};
 
-/// The table for these sockets, in the language of `nft -f`. `captured` are loopback addresses that are destinations.
-pub fn table(sockets: &Sockets, captured: &[SocketAddr]) -> io::Result<String> {
+/// The table for these sockets. `captured` are loopback addresses that are destinations.
+pub fn table(sockets: &Sockets, captured: &[SocketAddr]) -> io::Result<Table> {
     let proxy = addresses(&sockets.proxy, TcpListener::local_addr)?;
     let transparent = addresses(&sockets.transparent, TcpListener::local_addr)?;
     let dns = addresses(&sockets.dns, UdpSocket::local_addr)?;
-    Ok(text(&proxy, &transparent, &dns, captured))
+    Ok(Table { name: NAME, chains: vec![capture(&proxy, &transparent, &dns, captured), fence()] })
 }
 
 fn addresses<T>(sockets: &[T], address: fn(&T) -> io::Result<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
     sockets.iter().map(address).collect()
 }
 
-fn text(proxy: &[SocketAddr], transparent: &[SocketAddr], dns: &[SocketAddr], captured: &[SocketAddr]) -> String {
-    let mut rules = String::new();
-    let mut rule = |line: String| {
-        rules.push_str("    ");
-        rules.push_str(&line);
-        rules.push('\n');
-    };
+fn capture(proxy: &[SocketAddr], transparent: &[SocketAddr], dns: &[SocketAddr], captured: &[SocketAddr]) -> Chain {
+    let mut rules = Vec::new();
     for address in proxy.iter().chain(transparent) {
-        rule(format!("{} tcp dport {} accept", to(address.ip()), address.port()));
+        rules.push(Rule::new([to(address.ip()), Match::TcpPort(address.port())], Verdict::Accept));
     }
     for address in dns {
-        rule(format!("meta nfproto {} udp dport 53 redirect to :{}", family(*address), address.port()));
+        rules.push(Rule::new([family(*address), Match::UdpPort(53)], Verdict::Redirect(address.port())));
     }
     for address in captured {
         if let Some(listener) = transparent.iter().find(|listener| listener.is_ipv4() == address.is_ipv4()) {
-            rule(format!("{} tcp dport {} redirect to :{}", to(address.ip()), address.port(), listener.port()));
+            let matches = [to(address.ip()), Match::TcpPort(address.port())];
+            rules.push(Rule::new(matches, Verdict::Redirect(listener.port())));
         }
     }
-    rule("ip daddr 127.0.0.0/8 accept".to_owned());
-    rule("ip6 daddr ::1 accept".to_owned());
+    rules.extend(LOOPBACK.map(|to| Rule::new([to], Verdict::Accept)));
     for address in transparent {
-        rule(format!("meta nfproto {} meta l4proto tcp redirect to :{}", family(*address), address.port()));
+        let matches = [family(*address), Match::Protocol(Protocol::Tcp)];
+        rules.push(Rule::new(matches, Verdict::Redirect(address.port())));
     }
-
-    // The closing brace of a chain stands on a line of its own, as nft wants it.
-    format!(
-        "table inet tollgate {{\n  chain capture {{\n    type nat hook output priority -100; policy accept;\n\
-         {rules}  }}\n{FENCE}}}\n"
-    )
-}
-
-fn family(address: SocketAddr) -> &'static str {
-    if address.is_ipv4() { "ipv4" } else { "ipv6" }
-}
-
-fn to(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(ip) => format!("ip daddr {ip}"),
-        IpAddr::V6(ip) => format!("ip6 daddr {ip}"),
-    }
+    let (kind, hook, policy) = (Kind::Nat, Hook::Output, Policy::Accept);
+    Chain { name: "capture", kind, hook, priority: -100, policy, rules }
 }
 
 /// Answers belong to what was let in before. After the redirect every permitted destination is loopback.
-const FENCE: &str = "  chain fence {
-    type filter hook output priority 0; policy drop;
-    ct direction reply accept
-    ip daddr 127.0.0.0/8 meta l4proto { tcp, udp } accept
-    ip6 daddr ::1 meta l4proto { tcp, udp } accept
-    meta l4proto tcp reject with tcp reset
-    reject
-  }
-";
+fn fence() -> Chain {
+    let mut rules = vec![Rule::new([Match::Reply], Verdict::Accept)];
+    for to in LOOPBACK {
+        rules.extend([Protocol::Tcp, Protocol::Udp].map(|one| Rule::new([to, Match::Protocol(one)], Verdict::Accept)));
+    }
+    rules.push(Rule::new([Match::Protocol(Protocol::Tcp)], Verdict::Reset));
+    rules.push(Rule::new([], Verdict::Reject));
+    let (kind, hook, policy) = (Kind::Filter, Hook::Output, Policy::Drop);
+    Chain { name: "fence", kind, hook, priority: 0, policy, rules }
+}
+
+fn family(address: SocketAddr) -> Match {
+    Match::Family(if address.is_ipv4() { Family::V4 } else { Family::V6 })
+}
+
+fn to(ip: IpAddr) -> Match {
+    match ip {
+        IpAddr::V4(ip) => Match::To4(ip),
+        IpAddr::V6(ip) => Match::To6(ip),
+    }
+}
+
+const LOOPBACK: [Match; 2] = [Match::ToLoopback4, Match::To6(Ipv6Addr::LOCALHOST)];
 
 #[cfg(test)]
 mod tests {
@@ -86,13 +85,13 @@ mod tests {
 
     #[test]
     fn the_table_is_this() {
-        let table = text(
+        let chain = capture(
             &parsed(&["127.0.0.1:1001"]),
             &parsed(&["127.0.0.1:1002", "[::1]:1003"]),
             &parsed(&["127.0.0.1:1004", "[::1]:1005"]),
             &parsed(&["127.0.0.1:8443", "[::1]:8443"]),
         );
-        insta::assert_snapshot!(table, @r"
+        insta::assert_snapshot!(Table { name: NAME, chains: vec![chain, fence()] }, @r"
         table inet tollgate {
           chain capture {
             type nat hook output priority -100; policy accept;
@@ -111,8 +110,10 @@ mod tests {
           chain fence {
             type filter hook output priority 0; policy drop;
             ct direction reply accept
-            ip daddr 127.0.0.0/8 meta l4proto { tcp, udp } accept
-            ip6 daddr ::1 meta l4proto { tcp, udp } accept
+            ip daddr 127.0.0.0/8 meta l4proto tcp accept
+            ip daddr 127.0.0.0/8 meta l4proto udp accept
+            ip6 daddr ::1 meta l4proto tcp accept
+            ip6 daddr ::1 meta l4proto udp accept
             meta l4proto tcp reject with tcp reset
             reject
           }
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn without_ipv6_listeners_ipv6_is_rejected_and_not_redirected() {
         let v4 = parsed(&["127.0.0.1:1002"]);
-        let table = text(&parsed(&["127.0.0.1:1001"]), &v4, &v4, &parsed(&["[::1]:8443"]));
-        assert!(!table.contains("nfproto ipv6") && !table.contains("8443"), "{table}");
+        let rules = capture(&parsed(&["127.0.0.1:1001"]), &v4, &v4, &parsed(&["[::1]:8443"])).to_string();
+        assert!(!rules.contains("nfproto ipv6") && !rules.contains("8443"), "{rules}");
     }
 }

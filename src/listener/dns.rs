@@ -1,70 +1,29 @@
 //! Answers the agent's questions for names, from the configured destinations alone.
 //!
-//! A name that some destination covers gets an IPv4 address of its own out of 198.18.0.0/15, a range that leads nowhere
-//! (RFC 2544). The address is remembered, so that a redirected connection to it is known by its name: a fact, because
-//! the agent can't give an address another name. Every other name does not exist. Nothing is ever asked of another
-//! resolver, so that a question can't carry data out.
+//! A name that some destination covers gets an address of its own out of a range that leads nowhere ([`names`]). The
+//! address is remembered, so that a redirected connection to it is known by its name: a fact, because the agent can't give
+//! an address another name. Every other name does not exist. Nothing is ever asked of another resolver, so that a question
+//! can't carry data out; how many may be asked, and how long the names may be that a `*.suffix` covers, is bounded all the
+//! same ([`limit`]).
 
-use std::{
-    collections::HashMap,
-    io,
-    net::{IpAddr, Ipv4Addr},
-    sync::{Arc, PoisonError, RwLock},
-};
+pub mod limit;
+pub mod names;
+mod tcp;
+
+use std::{io, net::IpAddr, sync::Arc, time::Instant};
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
-    rr::{DNSClass, Name, RData, Record, RecordType, rdata::A},
+    rr::{
+        DNSClass, Name, RData, Record, RecordType,
+        rdata::{A, AAAA, TXT},
+    },
 };
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
+pub use self::{names::Names, tcp::serve as serve_tcp};
 use crate::config::Upstreams;
-
-/// Names and the addresses that were given for them. Entries are never taken back: an address keeps its meaning for as
-/// long as a connection to it can exist.
-#[derive(Debug, Default)]
-pub struct Names {
-    table: RwLock<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    addresses: HashMap<Arc<str>, Ipv4Addr>,
-    names: Vec<Arc<str>>,
-}
-
-impl Names {
-    /// No name has an address yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The name that this address was given for.
-    pub fn name_of(&self, ip: IpAddr) -> Option<Arc<str>> {
-        let index = index_of(ip)?;
-        // A panic can't leave the table half changed, so a poisoned lock is as good as a whole one.
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.names.get(index).cloned()
-    }
-
-    /// The address of this canonical name, new if need be. `None` when [`CAPACITY`] names have one: dropping an old name
-    /// would let its address change its meaning.
-    pub fn address_of(&self, name: &str) -> Option<Ipv4Addr> {
-        if let Some(known) = self.table.read().unwrap_or_else(PoisonError::into_inner).addresses.get(name) {
-            return Some(*known);
-        }
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = table.addresses.get(name) {
-            return Some(*known);
-        }
-        let address = address_at(table.names.len())?;
-        let name: Arc<str> = name.into();
-        table.names.push(Arc::clone(&name));
-        table.addresses.insert(name, address);
-        Some(address)
-    }
-}
 
 /// Answers queries on this socket until `shutdown`. `upstreams` gives the destinations in force at that moment.
 ///
@@ -91,15 +50,20 @@ pub async fn serve(
                 return;
             }
         };
-        let Some(answer) = answer(&buffer[..length], &names, &upstreams()) else { continue };
+        let Some(answer) = answer(&buffer[..length], agent.ip(), &names, &upstreams()) else { continue };
         // The agent asks again when an answer is lost, as with any resolver.
         let _ = socket.send_to(&answer, agent).await;
     }
 }
 
-/// The answer to one datagram; `None` for what is no query.
-fn answer(datagram: &[u8], names: &Names, upstreams: &Upstreams) -> Option<Vec<u8>> {
-    let query = Message::from_vec(datagram).ok()?;
+/// The answer of a resolver for which no destination is configured; `None` for what is no query.
+pub fn answer_for_nobody(message: &[u8]) -> Option<Vec<u8>> {
+    answer(message, IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), &Names::new(), &Upstreams::default())
+}
+
+/// The answer to one message of `agent`; `None` for what is no query.
+fn answer(message: &[u8], agent: IpAddr, names: &Names, upstreams: &Upstreams) -> Option<Vec<u8>> {
+    let query = Message::from_vec(message).ok()?;
     if query.metadata.message_type != MessageType::Query {
         return None;
     }
@@ -113,9 +77,8 @@ fn answer(datagram: &[u8], names: &Names, upstreams: &Upstreams) -> Option<Vec<u
     }
     match (query.metadata.op_code, query.queries.as_slice()) {
         (OpCode::Query, [question]) => {
-            match resolve(question, names, upstreams) {
-                Ok(Some(address)) => {
-                    let data = RData::A(A(address));
+            match resolve(question, agent, names, upstreams) {
+                Ok(Some(data)) => {
                     response.add_answer(Record::from_rdata(question.name().clone(), TTL, data));
                 }
                 Ok(None) => {}
@@ -129,21 +92,34 @@ fn answer(datagram: &[u8], names: &Names, upstreams: &Upstreams) -> Option<Vec<u
     response.to_vec().ok()
 }
 
-/// The address for a question; `None` where the name exists but has no record of that type.
-fn resolve(question: &Query, names: &Names, upstreams: &Upstreams) -> Result<Option<Ipv4Addr>, ResponseCode> {
-    if question.query_class() != DNSClass::IN {
+/// The record for a question; `None` where the name exists but has no record of that type.
+fn resolve(
+    question: &Query,
+    agent: IpAddr,
+    names: &Names,
+    upstreams: &Upstreams,
+) -> Result<Option<RData>, ResponseCode> {
+    if question.query_class() != DNSClass::IN || !names.may_ask(Instant::now()) {
         return Err(ResponseCode::Refused);
     }
     let name = canonical(question.name()).ok_or(ResponseCode::NXDomain)?;
-    if !upstreams.covers_name(&name) {
+    if name == PROOF_NAME.trim_end_matches('.') {
+        let proof = RData::TXT(TXT::new(vec![PROOF.to_owned()]));
+        return Ok((question.query_type() == RecordType::TXT).then_some(proof));
+    }
+    let cover = upstreams.cover(&name).ok_or(ResponseCode::NXDomain)?;
+    if !limit::is_modest(&name, cover) {
         return Err(ResponseCode::NXDomain);
     }
-    // No AAAA: one family is enough to be redirected. No HTTPS or SVCB: their parameters (ECH, other names and ports)
-    // would lead around the name that was asked for.
-    if question.query_type() != RecordType::A {
+    // One family is enough to be redirected: the one that the question came by, which the pod then has. No HTTPS or SVCB:
+    // their parameters (ECH, other names and ports) would lead around the name that was asked for.
+    let wanted = if agent.to_canonical().is_ipv4() { RecordType::A } else { RecordType::AAAA };
+    let record = question.query_type();
+    if record != RecordType::A && (record != RecordType::AAAA || record != wanted) {
         return Ok(None);
     }
-    names.address_of(&name).map(Some).ok_or(ResponseCode::ServFail)
+    let given = names.address_of(&name, cover, Instant::now()).ok_or(ResponseCode::ServFail)?;
+    Ok(Some(if record == RecordType::A { RData::A(A(given)) } else { RData::AAAA(AAAA(names::wide(given))) }))
 }
 
 /// The lower-case form without the trailing dot. `None` for what can't be the name of a destination: a host name has
@@ -171,22 +147,11 @@ fn is_about_a_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionRefused | ConnectionReset | HostUnreachable | Interrupted | NetworkUnreachable)
 }
 
-fn address_at(index: usize) -> Option<Ipv4Addr> {
-    let offset = u32::try_from(index).ok().filter(|_| index < CAPACITY)?;
-    Some(Ipv4Addr::from(u32::from(FIRST) + offset))
-}
+/// A name that only this resolver knows, and what it says of it: whoever hears that was answered here.
+pub const PROOF_NAME: &str = "stub.tollgate.internal.";
 
-fn index_of(ip: IpAddr) -> Option<usize> {
-    let IpAddr::V4(v4) = ip.to_canonical() else { return None };
-    let offset = u32::from(v4).checked_sub(u32::from(FIRST))?;
-    usize::try_from(offset).ok().filter(|index| *index < CAPACITY)
-}
-
-/// The first address given. Those before it look like network addresses, which some clients refuse.
-const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-
-/// How many names can have an address.
-const CAPACITY: usize = 4096;
+/// The text of the record of [`PROOF_NAME`].
+pub const PROOF: &str = "tollgate";
 
 /// Seconds that an answer may be kept. It stays true for as long as the sidecar lives; short, because a name that a
 /// reload takes away should cease to exist soon.
@@ -197,10 +162,16 @@ const MAX_QUERY: usize = 1232;
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, time::Duration};
+    use std::{
+        net::{Ipv4Addr, SocketAddr},
+        time::Duration,
+    };
 
     use super::*;
     use crate::config::{Classification, HostPattern, Protocol, TlsMode, Upstream};
+
+    const AGENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
     fn upstreams() -> Upstreams {
         let upstream = Upstream {
@@ -233,7 +204,7 @@ mod tests {
 
     fn ask_with(names: &Names, message: &Message) -> Message {
         let datagram = message.to_vec().expect("a query can be encoded");
-        let answer = answer(&datagram, names, &upstreams()).expect("a query is answered");
+        let answer = answer(&datagram, AGENT, names, &upstreams()).expect("a query is answered");
         Message::from_vec(&answer).expect("the answer is a message")
     }
 
@@ -258,7 +229,7 @@ mod tests {
             let ip = IpAddr::V4(address(&message).expect("an address"));
             assert_eq!(names.name_of(ip).as_deref(), Some(canonical));
         }
-        assert_eq!(names.table.read().expect("whole").names.len(), 2);
+        assert_eq!(names.count(), 2);
     }
 
     #[test]
@@ -277,7 +248,7 @@ mod tests {
             assert_eq!(message.metadata.response_code, ResponseCode::NXDomain, "{asked}");
             assert_eq!(address(&message), None, "{asked}");
         }
-        assert!(names.table.read().expect("whole").names.is_empty(), "a refused name takes no room");
+        assert_eq!(names.count(), 0, "a refused name takes no room");
     }
 
     #[test]
@@ -327,31 +298,50 @@ mod tests {
 
         let response = query("api.example.com.", RecordType::A).into_response();
         for datagram in [response.to_vec().expect("encodes"), Vec::new(), vec![0; 11], vec![0xff; 64]] {
-            assert_eq!(answer(&datagram, &names, &upstreams()), None);
+            assert_eq!(answer(&datagram, AGENT, &names, &upstreams()), None);
         }
     }
 
     #[test]
-    fn a_full_table_refuses_new_names_and_keeps_old_ones() {
+    fn a_question_over_ipv6_has_an_ipv6_answer() {
         let names = Names::new();
-        for number in 0..CAPACITY {
-            assert!(names.address_of(&format!("{number}.example.org")).is_some());
-        }
-        assert_eq!(names.address_of("one-more.example.org"), None);
-        assert_eq!(names.address_of("0.example.org"), Some(FIRST));
-        let message = ask_with(&names, &query("one-more.example.org.", RecordType::A));
-        assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
+        let datagram = query("api.example.com.", RecordType::AAAA).to_vec().expect("encodes");
+        let answer = answer(&datagram, "fd00::7".parse().expect("an address"), &names, &upstreams());
+        let answer = Message::from_vec(&answer.expect("answered")).expect("a message");
+        let [Record { data: RData::AAAA(AAAA(given)), .. }] = answer.answers.as_slice() else { panic!("{answer:?}") };
+        assert_eq!(names.name_of(IpAddr::V6(*given)).as_deref(), Some("api.example.com"));
     }
 
     #[test]
-    fn an_address_that_was_not_given_has_no_name() {
+    fn names_below_a_suffix_are_modest() {
         let names = Names::new();
-        names.address_of("api.example.com").expect("there is room");
-        for ip in ["198.18.0.0", "198.18.0.2", "198.20.0.1", "10.0.0.1", "::1", "::ffff:198.18.0.2"] {
-            assert_eq!(names.name_of(ip.parse().expect("an address")), None, "{ip}");
+        let long = format!("{}.{}.{}.example.org.", "a".repeat(60), "b".repeat(60), "c".repeat(60));
+        let deep = format!("{}example.org.", "a.".repeat(12));
+        for asked in [long, deep] {
+            let message = ask_with(&names, &query(&asked, RecordType::A));
+            assert_eq!(message.metadata.response_code, ResponseCode::NXDomain, "{asked}");
         }
-        let mapped = "::ffff:198.18.0.1".parse().expect("an address");
-        assert_eq!(names.name_of(mapped).as_deref(), Some("api.example.com"));
+        assert_eq!(names.count(), 0);
+    }
+
+    #[test]
+    fn a_suffix_can_not_take_the_room_of_other_names() {
+        let names = Names::new();
+        let mut refused = 0;
+        for number in 0..5000 {
+            let message = ask_with(&names, &query(&format!("n{number}.example.org."), RecordType::A));
+            refused += u32::from(message.metadata.response_code != ResponseCode::NoError);
+        }
+        assert!(refused > 3000, "{refused} were refused");
+        let given = names.address_of("api.example.com", crate::config::Cover::Exact, Instant::now());
+        assert_eq!(given, Some(FIRST), "an exact name has room all the same");
+    }
+
+    #[test]
+    fn only_this_resolver_knows_the_proof() {
+        let message = ask_with(&Names::new(), &query(PROOF_NAME, RecordType::TXT));
+        assert!(matches!(&message.answers[0].data, RData::TXT(text) if *text.txt_data[0] == *PROOF.as_bytes()));
+        assert!(answer_for_nobody(&query(PROOF_NAME, RecordType::TXT).to_vec().expect("encodes")).is_some());
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     call::Call,
-    config::{Agent, Upstream},
+    config::{Agent, Assurance, Upstream},
     credential::Declaration,
     secret::Found,
     task::Task,
@@ -24,6 +24,8 @@ use crate::{
 pub struct Input<'a> {
     /// Who calls.
     pub agent: &'a Agent,
+    /// How well the agent is fenced in at this moment: one value for all that is made of this document.
+    pub assurance: Assurance,
     /// What for.
     pub task: &'a Task,
     /// What is asked for.
@@ -74,7 +76,7 @@ pub(crate) mod tests {
             BodyFacts, Effect, McpCall, Protocol,
             http::{HttpCall, Scheme},
         },
-        config::{Assurance, Classification, HostPattern, TlsMode},
+        config::{Classification, HostPattern, TlsMode},
         credential::{Placement, Source},
         task,
     };
@@ -100,7 +102,7 @@ pub(crate) mod tests {
                     namespace: Some("a".into()),
                     pod: None,
                     labels: BTreeMap::from([("app".into(), "triage".into()), ("tier".into(), "1".into())]),
-                    assurance: Assurance::L1,
+                    assurance: Assurance::L1.into(),
                 },
                 task: Task {
                     id: "task-1".into(),
@@ -129,6 +131,7 @@ pub(crate) mod tests {
         pub fn input(&self) -> Input<'_> {
             Input {
                 agent: &self.agent,
+                assurance: self.agent.assurance.now(),
                 task: &self.task,
                 call: &self.call,
                 upstream: &self.upstream,

@@ -1,6 +1,11 @@
 //! The sockets of a sidecar. All are bound before any is served.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::{
@@ -28,6 +33,8 @@ pub struct Listeners {
     pub transparent: Vec<TcpListener>,
     /// Stub resolver.
     pub dns: Vec<UdpSocket>,
+    /// Stub resolver over TCP.
+    pub dns_tcp: Vec<TcpListener>,
     /// Health and metrics.
     pub health: Option<TcpListener>,
 }
@@ -43,10 +50,12 @@ impl Listeners {
             bound.proxy.push(tcp(address).await.with_context(|| format!("listen.proxy: {address}"))?);
         }
         if let Some(address) = listen.transparent {
-            bound.transparent.push(tcp(address).await.with_context(|| format!("listen.transparent: {address}"))?);
+            for address in redirected(address) {
+                bound.transparent.push(tcp(address).await.with_context(|| format!("listen.transparent: {address}"))?);
+            }
         }
         if let Some(address) = listen.dns {
-            bound.dns.push(UdpSocket::bind(address).await.with_context(|| format!("listen.dns: {address}"))?);
+            bound.bind_dns(address).await.with_context(|| format!("listen.dns: {address}"))?;
         }
         if let Some(address) = listen.health {
             bound.health = Some(tcp(address).await.with_context(|| format!("listen.health: {address}"))?);
@@ -54,9 +63,19 @@ impl Listeners {
         Ok(bound)
     }
 
+    async fn bind_dns(&mut self, address: SocketAddr) -> io::Result<()> {
+        for address in redirected(address) {
+            let socket = UdpSocket::bind(address).await?;
+            // The same port as over UDP, also where the kernel chose it.
+            self.dns_tcp.push(tcp(socket.local_addr()?).await?);
+            self.dns.push(socket);
+        }
+        Ok(())
+    }
+
     /// The addresses of all of them.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        let tcp = self.proxy.iter().chain(&self.transparent).chain(&self.health);
+        let tcp = self.proxy.iter().chain(&self.transparent).chain(&self.dns_tcp).chain(&self.health);
         tcp.filter_map(|listener| listener.local_addr().ok())
             .chain(self.dns.iter().filter_map(|socket| socket.local_addr().ok()))
             .collect()
@@ -75,6 +94,11 @@ impl Listeners {
             let upstreams = move || -> Arc<Upstreams> { Arc::clone(&current.generation().upstreams) };
             sidecar.drain.spawn(dns::serve(socket, Arc::clone(&sidecar.names), upstreams, sidecar.drain.token()));
         }
+        for listener in self.dns_tcp {
+            let current = Arc::clone(sidecar);
+            let upstreams = move || -> Arc<Upstreams> { Arc::clone(&current.generation().upstreams) };
+            sidecar.drain.spawn(dns::serve_tcp(listener, Arc::clone(&sidecar.names), upstreams, sidecar.drain.token()));
+        }
         if let Some(listener) = self.health {
             let metrics = Arc::clone(sidecar.recorder.metrics());
             // Shutdown does not wait for it but ends it last, so that it is seen why the sidecar is not ready meanwhile.
@@ -91,6 +115,16 @@ enum Way {
 
 async fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
+}
+
+/// Where what is redirected to an address arrives: a redirect leads to the loopback address of each family, so that the
+/// IPv4 one alone would leave IPv6 refused. Where the kernel has no IPv6, there is nothing to redirect.
+fn redirected(address: SocketAddr) -> Vec<SocketAddr> {
+    let twin = SocketAddr::from((Ipv6Addr::LOCALHOST, address.port()));
+    let arrives = address.ip() == Ipv4Addr::LOCALHOST || address.ip() == Ipv4Addr::UNSPECIFIED;
+    // Port 0 would become two different ones.
+    let wanted = arrives && address.port() != 0 && std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    [Some(address), wanted.then_some(twin)].into_iter().flatten().collect()
 }
 
 async fn accept(sidecar: Arc<Sidecar>, listener: TcpListener, way: Way) {

@@ -160,7 +160,7 @@ mod tests {
         let path = dir.path().join("roots.pem");
         std::fs::write(&path, issuer.pem()).unwrap();
         let config =
-            config::Tls { authority_dir: None, trust_bundle: None, system_roots: false, root_files: vec![path] };
+            config::Tls { system_roots: false, root_files: vec![path], ..config::Tls::default() };
         World { issuer, tls: OriginTls::new(&config).unwrap() }
     }
 

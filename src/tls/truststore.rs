@@ -50,6 +50,14 @@ pub fn write_trust_bundle(path: &Path, authority: &Authority, origins: &OriginTl
     write_public(path, trust_bundle(authority, origins.roots()).as_bytes())
 }
 
+/// Writes the same for Java.
+pub fn write_java_store(path: &Path, authority: &Authority, origins: &OriginTls) -> Result<(), Error> {
+    let ours = authority.certificate();
+    let others = origins.roots().iter().filter(|root| *root != ours);
+    let all: Vec<CertificateDer<'_>> = others.chain([ours]).map(|root| CertificateDer::from(root.as_ref())).collect();
+    write_public(path, &jks(&all))
+}
+
 /// Writes a file that everyone may read, whole: a reader sees the old content or the new one.
 pub fn write_public(path: &Path, content: &[u8]) -> Result<(), Error> {
     write_file(path, content, 0o644)
@@ -138,6 +146,7 @@ mod tests {
         config::Tls {
             authority_dir: None,
             trust_bundle: None,
+            java_trust_store: None,
             system_roots: false,
             root_files: files.iter().map(|path| path.to_path_buf()).collect(),
         }

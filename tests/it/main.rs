@@ -2,15 +2,20 @@
 //! was recorded.
 
 mod actors;
+mod machine;
 
 mod canary;
 mod cli;
 mod clients;
+mod cni;
 mod examples;
 mod exec;
 mod fail_closed;
+mod fence;
 mod forwarding;
+mod inject;
 mod names;
+mod pod;
 mod policy;
 mod reload;
 mod secrets;

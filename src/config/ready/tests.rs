@@ -130,6 +130,16 @@ fn everything_but_the_identity_has_a_default() {
 }
 
 #[test]
+fn the_pods_labels_come_from_the_injector() {
+    let labels = |text: &str| parse_with(AGENT, &[("TOLLGATE_POD_LABELS", text)]).map(|config| config.agent.labels);
+    assert_eq!(labels(r#"{"app":"triage"}"#).unwrap()["app"], "triage");
+    assert!(labels("").unwrap().is_empty());
+    for wrong in ["app=triage", "[]", r#"{"app":1}"#] {
+        assert!(labels(wrong).unwrap_err().to_string().contains("TOLLGATE_POD_LABELS"), "{wrong}");
+    }
+}
+
+#[test]
 fn a_destination_is_made_ready() {
     let text = format!(
         "{AGENT}destinations:\n  a:\n    hosts: [Bücher.example, '*.svc.cluster.local', '10.1.2.3']\n    \

@@ -130,7 +130,7 @@ pub const FIELDS: &[Field] = &[
         labels if labels.is_empty() => Leaf::Undefined,
         labels => Leaf::Texts(labels),
     }),
-    scalar("agent.assurance", |d| Leaf::Str(d.input.agent.assurance.as_str())),
+    scalar("agent.assurance", |d| Leaf::Str(d.input.assurance.as_str())),
     scalar("subject.kind", |_| Leaf::Str("none")),
     unfilled("subject.id_hash", Shape::Scalar),
     unfilled("subject.verified", Shape::Scalar),

@@ -72,6 +72,7 @@ pub struct Setup {
     alpn: &'static [&'static [u8]],
     service: Option<Service>,
     words: Option<&'static [u8]>,
+    listener: Option<std::net::TcpListener>,
 }
 
 impl Origin {
@@ -82,6 +83,7 @@ impl Origin {
             alpn: &[b"h2", b"http/1.1"],
             service: None,
             words: None,
+            listener: None,
         }
     }
 
@@ -127,9 +129,19 @@ impl Setup {
         self
     }
 
+    /// Listens here instead of on loopback.
+    pub fn on(mut self, listener: std::net::TcpListener) -> Self {
+        listener.set_nonblocking(true).expect("a socket can be told so");
+        self.listener = Some(listener);
+        self
+    }
+
     pub async fn start(self) -> Origin {
         let loopback = if self.name.starts_with('[') { "[::1]:0" } else { "127.0.0.1:0" };
-        let listener = TcpListener::bind(loopback).await.expect("loopback has ports");
+        let listener = match self.listener {
+            Some(listener) => TcpListener::from_std(listener).expect("it does not block"),
+            None => TcpListener::bind(loopback).await.expect("loopback has ports"),
+        };
         let addr = listener.local_addr().expect("it is bound");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (root, acceptor) = match self.certificate {

@@ -20,7 +20,7 @@ async def main(origin, unlisted):
         try:
             async with session.get(unlisted):
                 print("UNLISTED reached")
-        except aiohttp.ClientHttpProxyError:
+        except aiohttp.ClientError:
             print("UNLISTED refused")
 
 

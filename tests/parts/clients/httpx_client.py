@@ -17,5 +17,5 @@ with httpx.Client(http2=True, timeout=20) as client:
     try:
         client.get(unlisted)
         print("UNLISTED reached")
-    except httpx.ProxyError:
+    except httpx.TransportError:
         print("UNLISTED refused")

@@ -17,5 +17,5 @@ with requests.Session() as session:
     try:
         session.get(unlisted, timeout=20)
         print("UNLISTED reached")
-    except requests.exceptions.ProxyError:
+    except requests.exceptions.ConnectionError:
         print("UNLISTED refused")

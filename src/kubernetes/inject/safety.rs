@@ -1,0 +1,448 @@
+//! What a pod must not have, because with it the sidecar could be gone around or robbed.
+//!
+//! All that is wrong is found at once. What only weakens a pod is no reason to refuse it: see [`weaknesses`].
+
+use std::path::{Component, Path, PathBuf};
+
+use super::{
+    Config, mesh,
+    pod::{Container, Pod, SecurityContext, Spec, Volume},
+    refusal::Refused,
+    settings::{Privileges, Spiffe},
+};
+use crate::kubernetes::{SIDECAR, UID};
+
+/// Looks for everything that can't be made safe.
+///
+/// # Errors
+/// All of it.
+pub fn check(pod: &Pod, config: &Config) -> Result<(), Refused> {
+    let mut check = Check { config, refused: Refused::default() };
+    check.pod(pod);
+    for (path, container) in pod.containers() {
+        check.container(&path, container);
+    }
+    for (index, volume) in pod.spec.volumes.iter().enumerate() {
+        check.volume(&format!("spec.volumes[{index}]"), volume);
+    }
+    check.refused.into_result()
+}
+
+/// By what a container could still leave the fence: its field and a sentence. Nothing where there is no fence to leave.
+pub fn weaknesses(pod: &Pod, config: &Config) -> Vec<(String, String)> {
+    if !config.capture().is_fenced() {
+        return Vec::new();
+    }
+    let own = pod.containers().filter(|(_, container)| !is_other(container, config));
+    own.filter_map(|(path, container)| Some((path, weakness(container, &pod.spec)?))).collect()
+}
+
+/// Whether a container is neither an agent's nor to be looked at as one: ours, or a mesh's.
+pub fn is_other(container: &Container, config: &Config) -> bool {
+    is_ours(&container.name) || mesh::owns(&config.settings.meshes, container)
+}
+
+/// Whether a container or a volume has a name of ours.
+pub fn is_ours(name: &str) -> bool {
+    name == SIDECAR || name.starts_with(PREFIX)
+}
+
+fn weakness(container: &Container, spec: &Spec) -> Option<String> {
+    let context = &container.security_context;
+    let user = context.run_as_user.or(spec.security_context.run_as_user);
+    let not_root = context.run_as_non_root.or(spec.security_context.run_as_non_root) == Some(true);
+    let root = user == Some(0) || (user.is_none() && !not_root);
+    let name = &container.name;
+    if root && !drops(context, "NET_RAW") {
+        return Some(format!("container {name} may run as root with NET_RAW, which passes by the fence"));
+    }
+    if root && !drops(context, "SETUID") {
+        return Some(format!("container {name} may run as root with SETUID and so become the sidecar's user"));
+    }
+    if !root && context.allow_privilege_escalation != Some(false) {
+        return Some(format!("container {name} may gain privileges and so become the sidecar's user"));
+    }
+    None
+}
+
+/// Whether a capability that containers usually have is taken away.
+pub fn drops(context: &SecurityContext, capability: &str) -> bool {
+    context
+        .capabilities
+        .drop
+        .iter()
+        .any(|dropped| matches!(plain(dropped).as_str(), "ALL") || plain(dropped) == capability)
+}
+
+/// Runtimes take names of capabilities in either case, with or without their prefix.
+fn plain(capability: &str) -> String {
+    let name = capability.trim().to_ascii_uppercase();
+    name.strip_prefix("CAP_").map(str::to_owned).unwrap_or(name)
+}
+
+/// Where a mount really lands: runtimes take relative paths from the root and resolve `..`.
+fn absolute(path: &str) -> PathBuf {
+    let mut absolute = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => absolute.push(name),
+            Component::ParentDir => {
+                absolute.pop();
+            }
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+        }
+    }
+    absolute
+}
+
+struct Check<'a> {
+    config: &'a Config,
+    refused: Refused,
+}
+
+impl Check<'_> {
+    fn pod(&mut self, pod: &Pod) {
+        let spec = &pod.spec;
+        let shared = [
+            ("spec.hostNetwork", spec.host_network, "the node's network has no fence of the pod's own"),
+            ("spec.hostPID", spec.host_pid, "with the node's processes in sight no secret of the sidecar is safe"),
+            ("spec.hostIPC", spec.host_ipc, "the node's shared memory leads out of the pod"),
+            (
+                "spec.shareProcessNamespace",
+                spec.share_process_namespace,
+                "containers that see each other's processes could read the sidecar's memory and files",
+            ),
+        ];
+        for (field, set, why) in shared {
+            if set {
+                self.refused.add(field, why);
+            }
+        }
+        if pod.metadata.annotations.contains_key(MIRROR) {
+            self.refused.add(format!("metadata.annotations[{MIRROR}]"), "a static pod can't be injected");
+        }
+        if spec.containers.is_empty() {
+            self.refused.add("spec.containers", "there is none");
+        }
+        if !self.config.native && spec.restart_policy.as_deref().is_some_and(|policy| policy != "Always") {
+            let why = "such a pod would never end, as its sidecar is no native one; that needs Kubernetes 1.29";
+            self.refused.add("spec.restartPolicy", why);
+        }
+        self.user("spec.securityContext.runAsUser", spec.security_context.run_as_user);
+        if self.config.capture().is_fenced() && self.config.settings.agent.privileges == Privileges::Refuse {
+            self.weak(pod);
+        }
+    }
+
+    fn weak(&mut self, pod: &Pod) {
+        let weak = weaknesses(pod, self.config);
+        let agents = pod.containers().filter(|(_, container)| !is_other(container, self.config));
+        for (path, container) in agents {
+            let user = container.security_context.run_as_user.or(pod.spec.security_context.run_as_user);
+            match weak.iter().find(|(of, _)| *of == path) {
+                Some((_, why)) => self.refused.add(format!("{path}.securityContext"), why),
+                None if user.is_none() => {
+                    let why = "is needed, for the user that an image names could be the sidecar's";
+                    self.refused.add(format!("{path}.securityContext.runAsUser"), why);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn container(&mut self, path: &str, container: &Container) {
+        if is_ours(&container.name) {
+            self.refused.add(format!("{path}.name"), format!("{} is a name of the sidecar's", container.name));
+        }
+        self.mounts(path, container);
+        self.secrets_of(path, container);
+        for (index, port) in container.ports.iter().enumerate() {
+            let ours = self.config.ports();
+            if [ours.proxy, ours.transparent, ours.dns, ours.health].map(i64::from).contains(&port.container_port) {
+                let why = format!("{} is a port of the sidecar's", port.container_port);
+                self.refused.add(format!("{path}.ports[{index}].containerPort"), why);
+            }
+        }
+        if !mesh::owns(&self.config.settings.meshes, container) {
+            self.privileges(&format!("{path}.securityContext"), &container.security_context);
+        }
+    }
+
+    fn privileges(&mut self, path: &str, context: &SecurityContext) {
+        self.user(&format!("{path}.runAsUser"), context.run_as_user);
+        if context.privileged {
+            self.refused.add(format!("{path}.privileged"), "a privileged container can undo the fence");
+        }
+        if context.proc_mount == "Unmasked" {
+            self.refused.add(format!("{path}.procMount"), "an unmasked /proc leads out of the container");
+        }
+        let fenced = self.config.capture().is_fenced();
+        let strict = fenced && self.config.settings.agent.privileges != Privileges::Lower;
+        for (index, added) in context.capabilities.add.iter().enumerate() {
+            let name = plain(added);
+            if FORBIDDEN.contains(&name.as_str()) || (strict && IDENTITY.contains(&name.as_str())) {
+                let mut why = format!("with {name} a container can go around the sidecar");
+                if name.starts_with("NET_") {
+                    why.push_str("; a mesh's container is known by `meshes` in the injector's configuration");
+                }
+                self.refused.add(format!("{path}.capabilities.add[{index}]"), why);
+            }
+        }
+        if strict && context.allow_privilege_escalation == Some(true) {
+            let why = "a process that gains privileges could become the sidecar's user";
+            self.refused.add(format!("{path}.allowPrivilegeEscalation"), why);
+        }
+    }
+
+    fn user(&mut self, field: &str, user: Option<i64>) {
+        let Some(user) = user else { return };
+        if user == i64::from(UID) {
+            self.refused.add(field, format!("{UID} is the sidecar's user, whom the fence lets out"));
+        } else if self.config.exempt_uids.iter().any(|exempt| i64::from(*exempt) == user) {
+            self.refused.add(field, format!("{user} is a user whom the fence lets out"));
+        }
+    }
+
+    fn mounts(&mut self, path: &str, container: &Container) {
+        for (index, mount) in container.volume_mounts.iter().enumerate() {
+            if is_ours(&mount.name) {
+                let why = format!("{} is a volume of the sidecar's", mount.name);
+                self.refused.add(format!("{path}.volumeMounts[{index}].name"), why);
+            }
+            let at = absolute(&mount.mount_path);
+            if OWN_DIRECTORIES.iter().any(|own| at.starts_with(own)) {
+                self.refused.add(format!("{path}.volumeMounts[{index}].mountPath"), "the sidecar's own directory");
+            }
+        }
+    }
+
+    fn secrets_of(&mut self, path: &str, container: &Container) {
+        for (index, variable) in container.env.iter().enumerate() {
+            if let Some(from) = &variable.value_from {
+                self.secret(&format!("{path}.env[{index}].valueFrom.secretKeyRef.name"), &from.secret_key_ref.name);
+            }
+        }
+        for (index, from) in container.env_from.iter().enumerate() {
+            self.secret(&format!("{path}.envFrom[{index}].secretRef.name"), &from.secret_ref.name);
+        }
+    }
+
+    fn secret(&mut self, field: &str, name: &str) {
+        if self.config.settings.sidecar.secrets.iter().any(|mount| mount.secret == name) {
+            self.refused.add(field, format!("the Secret {name} is for the sidecar alone"));
+        }
+    }
+
+    fn volume(&mut self, path: &str, volume: &Volume) {
+        if is_ours(&volume.name) {
+            self.refused.add(format!("{path}.name"), format!("{} is a name of the sidecar's", volume.name));
+        }
+        self.secret(&format!("{path}.secret.secretName"), &volume.secret.secret_name);
+        if let Some(host_path) = &volume.host_path
+            && !self.permits(&host_path.path)
+        {
+            let why = "a directory of the node may hold the sidecar's secrets; `permit.host_paths` in the injector's \
+                       configuration lists what is harmless";
+            self.refused.add(format!("{path}.hostPath.path"), why);
+        }
+        for (index, source) in volume.projected.iter().flat_map(|projected| &projected.sources).enumerate() {
+            let path = format!("{path}.projected.sources[{index}]");
+            self.secret(&format!("{path}.secret.name"), &source.secret.name);
+            let ours = self.config.settings.identity.token.as_ref().map(|token| &token.audience);
+            if source.service_account_token.as_ref().is_some_and(|token| Some(&token.audience) == ours) {
+                let why = "a token for this audience is the sidecar's identity";
+                self.refused.add(format!("{path}.serviceAccountToken.audience"), why);
+            }
+        }
+        if let Some(Spiffe::Csi(driver)) = &self.config.settings.identity.spiffe
+            && volume.csi.driver == *driver
+        {
+            self.refused.add(format!("{path}.csi.driver"), "the Workload API gives out the sidecar's identity");
+        }
+    }
+
+    fn permits(&self, path: &str) -> bool {
+        let path = absolute(path);
+        self.config.settings.permit.host_paths.iter().any(|permitted| path.starts_with(permitted))
+    }
+}
+
+/// What the sidecar's containers and volumes begin with.
+const PREFIX: &str = "tollgate-";
+/// On the copy of a static pod that the kubelet shows to the cluster.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// With any of these a container can undo the fence, pass by it or reach into other containers.
+const FORBIDDEN: [&str; 11] = [
+    "ALL",
+    "NET_ADMIN",
+    "NET_RAW",
+    "SYS_ADMIN",
+    "SYS_PTRACE",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_BOOT",
+    "BPF",
+    "PERFMON",
+    "DAC_READ_SEARCH",
+];
+/// With these it can become another user.
+const IDENTITY: [&str; 2] = ["SETUID", "SETGID"];
+/// A mount there would stand in for what the sidecar wrote.
+const OWN_DIRECTORIES: [&str; 2] = ["/etc/tollgate", "/run/tollgate"];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config(more: &str) -> Config {
+        Config::parse(&format!("image: a:1\n{more}"), Path::new(""), "f", &|_| None).unwrap()
+    }
+
+    fn refused(pod: &Value, config: &Config) -> Vec<String> {
+        let found = check(&Pod::read(pod).unwrap(), config).err().unwrap_or_default();
+        found.reasons().iter().map(|reason| reason.field.clone()).collect()
+    }
+
+    fn with(spec: Value) -> Value {
+        let mut pod = json!({"spec": {"containers": [{"name": "a", "image": "a"}]}});
+        let fields = pod["spec"].as_object_mut().unwrap();
+        fields.extend(spec.as_object().unwrap().clone());
+        pod
+    }
+
+    fn container(fields: Value) -> Value {
+        with(json!({"containers": [fields]}))
+    }
+
+    #[test]
+    fn what_can_not_be_made_safe_is_refused_by_its_field() {
+        let config = config(
+            "meshes: [{kind: istio, images: [istio/]}]\nports: {proxy: 16001, health: 16020, dns: 16053}\n\
+             sidecar: {secrets: [{name: s, secret: ours}]}\nidentity: {spiffe: {csi: csi.spiffe.io}}\n\
+             permit: {host_paths: [/dev/dri]}\n",
+        );
+        let volume = |fields: Value| with(json!({"volumes": [fields]}));
+        for (pod, field) in [
+            (with(json!({"hostNetwork": true})), "spec.hostNetwork"),
+            (with(json!({"hostPID": true})), "spec.hostPID"),
+            (with(json!({"hostIPC": true})), "spec.hostIPC"),
+            (with(json!({"shareProcessNamespace": true})), "spec.shareProcessNamespace"),
+            (with(json!({"containers": []})), "spec.containers"),
+            (with(json!({"securityContext": {"runAsUser": 15000}})), "spec.securityContext.runAsUser"),
+            (with(json!({"securityContext": {"runAsUser": 1337}})), "spec.securityContext.runAsUser"),
+            (with(json!({"initContainers": [{"name": "tollgate"}]})), "spec.initContainers[0].name"),
+            (container(json!({"name": "tollgate-x"})), "spec.containers[0].name"),
+            (
+                container(json!({"securityContext": {"runAsUser": 15000}})),
+                "spec.containers[0].securityContext.runAsUser",
+            ),
+            (
+                container(json!({"securityContext": {"privileged": true}})),
+                "spec.containers[0].securityContext.privileged",
+            ),
+            (
+                container(json!({"securityContext": {"procMount": "Unmasked"}})),
+                "spec.containers[0].securityContext.procMount",
+            ),
+            (
+                container(json!({"securityContext": {"allowPrivilegeEscalation": true}})),
+                "spec.containers[0].securityContext.allowPrivilegeEscalation",
+            ),
+            (container(json!({"ports": [{"containerPort": 16020}]})), "spec.containers[0].ports[0].containerPort"),
+            (
+                container(json!({"volumeMounts": [{"name": "tollgate-ca-key", "mountPath": "/x"}]})),
+                "spec.containers[0].volumeMounts[0].name",
+            ),
+            (
+                container(json!({"volumeMounts": [{"name": "v", "mountPath": "etc/x/../tollgate/trust"}]})),
+                "spec.containers[0].volumeMounts[0].mountPath",
+            ),
+            (
+                container(json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "ours", "key": "k"}}}]})),
+                "spec.containers[0].env[0].valueFrom.secretKeyRef.name",
+            ),
+            (
+                container(json!({"envFrom": [{"secretRef": {"name": "ours"}}]})),
+                "spec.containers[0].envFrom[0].secretRef.name",
+            ),
+            (volume(json!({"name": "tollgate-ca"})), "spec.volumes[0].name"),
+            (volume(json!({"name": "v", "hostPath": {"path": "/dev"}})), "spec.volumes[0].hostPath.path"),
+            (volume(json!({"name": "v", "hostPath": {"path": "/dev/dri/../.."}})), "spec.volumes[0].hostPath.path"),
+            (volume(json!({"name": "v", "secret": {"secretName": "ours"}})), "spec.volumes[0].secret.secretName"),
+            (
+                volume(json!({"name": "v", "projected": {"sources": [{"secret": {"name": "ours"}}]}})),
+                "spec.volumes[0].projected.sources[0].secret.name",
+            ),
+            (
+                volume(json!({"projected": {"sources": [{"serviceAccountToken": {"audience": "tollgate"}}]}})),
+                "spec.volumes[0].projected.sources[0].serviceAccountToken.audience",
+            ),
+            (volume(json!({"name": "v", "csi": {"driver": "csi.spiffe.io"}})), "spec.volumes[0].csi.driver"),
+        ] {
+            assert_eq!(refused(&pod, &config), [field], "{pod}");
+        }
+        assert_eq!(refused(&volume(json!({"name": "v", "hostPath": {"path": "/dev/dri/card0"}})), &config), [""; 0]);
+    }
+
+    #[test]
+    fn added_powers_are_refused_in_every_spelling() {
+        for (added, expected) in [
+            ("NET_ADMIN", true),
+            ("net_raw", true),
+            ("CAP_SYS_PTRACE", true),
+            ("all", true),
+            ("BPF", true),
+            ("SETUID", true),
+            ("NET_BIND_SERVICE", false),
+            ("CHOWN", false),
+        ] {
+            let pod = container(json!({"securityContext": {"capabilities": {"add": [added]}}}));
+            let expected =
+                if expected { vec!["spec.containers[0].securityContext.capabilities.add[0]"] } else { vec![] };
+            assert_eq!(refused(&pod, &config("")), expected, "{added}");
+        }
+        let pod = container(json!({"securityContext": {"capabilities": {"add": ["SETUID"]}}}));
+        assert_eq!(refused(&pod, &config("capture: proxy")), [""; 0]);
+        assert_eq!(refused(&pod, &config("agent: {privileges: lower}")), [""; 0]);
+    }
+
+    #[test]
+    fn a_meshs_container_is_left_alone_only_where_the_platform_names_it() {
+        let mesh = with(json!({"initContainers": [{"name": "istio-init", "image": "istio/proxyv2:1",
+                        "securityContext": {"runAsUser": 0, "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}}}]}));
+        assert_eq!(refused(&mesh, &config("")).len(), 2);
+        let ports = "ports: {proxy: 16001, health: 16020, dns: 16053}";
+        assert_eq!(refused(&mesh, &config(&format!("meshes: [{{kind: istio, images: [istio/]}}]\n{ports}"))), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_container_could_still_do_is_told() {
+        let lower = config("agent: {privileges: lower}");
+        for (context, expected) in [
+            (json!({}), Some("NET_RAW")),
+            (json!({"runAsUser": 0}), Some("NET_RAW")),
+            (json!({"runAsUser": 0, "capabilities": {"drop": ["NET_RAW"]}}), Some("SETUID")),
+            (json!({"runAsUser": 0, "capabilities": {"drop": ["all"]}}), None),
+            (json!({"runAsNonRoot": true}), Some("gain privileges")),
+            (json!({"runAsUser": 7, "allowPrivilegeEscalation": false}), None),
+        ] {
+            let pod = container(json!({"name": "a", "securityContext": context}));
+            let found = weaknesses(&Pod::read(&pod).unwrap(), &lower);
+            match expected {
+                Some(expected) => assert!(found[0].1.contains(expected), "{found:?}"),
+                None => assert_eq!(found, [], "{pod}"),
+            }
+            let refuse = config("agent: {privileges: refuse}");
+            assert_eq!(refused(&pod, &refuse).len(), usize::from(expected.is_some()), "{pod}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_would_never_end_is_refused() {
+        let job = with(json!({"restartPolicy": "Never"}));
+        assert_eq!(refused(&job, &config("native: false")), ["spec.restartPolicy"]);
+        assert_eq!(refused(&job, &config("")), [""; 0]);
+    }
+}

@@ -1,0 +1,172 @@
+use std::path::Path;
+
+use super::*;
+
+fn config(more: &str) -> Config {
+    Config::parse(&format!("image: registry/tollgate:1\n{more}"), Path::new(""), "f", &|_| None).unwrap()
+}
+
+fn injected(pod: &Value, config: &Config) -> Injected {
+    match inject(pod, "agents", config) {
+        Ok(Outcome::Inject(injected)) => injected,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn names(pod: &Value, list: &str) -> Vec<String> {
+    pod["spec"][list].as_array().into_iter().flatten().map(|entry| pod::name(entry).to_owned()).collect()
+}
+
+fn agent() -> Value {
+    json!({
+        "metadata": {"labels": {"app": "a"}, "annotations": {"team": "x"}},
+        "spec": {
+            "futureField": {"kept": true},
+            "initContainers": [{"name": "prepare", "image": "p", "newField": 1}],
+            "containers": [{"name": "agent", "image": "a", "env": [{"name": "SSL_CERT_FILE", "value": "/own.pem"}]}],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+        },
+    })
+}
+
+#[test]
+fn each_way_of_capture_has_its_containers_in_their_order() {
+    for (more, init, containers) in [
+        ("", vec!["tollgate-fence", "tollgate", "tollgate-fence-check", "prepare"], vec!["agent"]),
+        ("capture: cni", vec!["tollgate", "tollgate-fence-check", "prepare"], vec!["agent"]),
+        ("capture: proxy", vec!["tollgate", "prepare"], vec!["agent"]),
+        ("native: false", vec!["tollgate-fence", "tollgate-fence-check", "prepare"], vec!["tollgate", "agent"]),
+        ("{capture: proxy, cluster_version: '1.28'}", vec!["prepare"], vec!["tollgate", "agent"]),
+    ] {
+        let more = more.trim_start_matches('{').trim_end_matches('}').replace(", ", "\n");
+        let pod = injected(&agent(), &config(&more)).pod;
+        assert_eq!(
+            (names(&pod, INIT_CONTAINERS), names(&pod, CONTAINERS)),
+            (owned(&init), owned(&containers)),
+            "{more}"
+        );
+    }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn injecting_twice_changes_nothing() {
+    for more in ["", "capture: cni", "capture: proxy", "native: false", "agent: {privileges: lower}"] {
+        let config = config(more);
+        let once = injected(&agent(), &config);
+        assert_eq!(injected(&once.pod, &config), once, "{more}");
+    }
+}
+
+#[test]
+fn another_injector_takes_the_place_of_the_first() {
+    let before = injected(&agent(), &config("capture: init\nsidecar: {secrets: [{name: s, secret: s}]}"));
+    let after = config("native: false\ncapture: cni");
+    assert_eq!(injected(&before.pod, &after).pod, injected(&agent(), &after).pod);
+}
+
+#[test]
+fn what_is_not_known_survives() {
+    let pod = injected(&agent(), &config("")).pod;
+    assert_eq!(pod["spec"]["futureField"]["kept"], true);
+    assert_eq!(pod["spec"]["initContainers"][3]["newField"], 1);
+    assert_eq!(pod["metadata"]["annotations"]["team"], "x");
+}
+
+#[test]
+fn only_public_certificates_are_seen_by_others() {
+    let more = "sidecar: {policy: p, secrets: [{name: s, secret: s}], config_maps: [{name: c, config_map: c}]}\n\
+                identity: {spiffe: {csi: csi.spiffe.io}}";
+    let pod = injected(&agent(), &config(more)).pod;
+    for list in [INIT_CONTAINERS, CONTAINERS] {
+        for container in pod["spec"][list].as_array().unwrap() {
+            let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
+            let seen: Vec<&str> = mounts.iter().map(pod::name).collect();
+            match pod::name(container) {
+                "tollgate" => assert_eq!(seen.len(), 10, "{seen:?}"),
+                "tollgate-fence" => assert_eq!(seen, [""; 0]),
+                "tollgate-fence-check" => assert_eq!(seen, ["tollgate-fence"]),
+                _ => {
+                    assert_eq!(seen, ["tollgate-ca"]);
+                    assert_eq!(mounts[0]["readOnly"], true);
+                }
+            }
+        }
+    }
+    let volumes = names(&pod, "volumes");
+    let mut unique = volumes.clone();
+    unique.dedup();
+    assert_eq!(unique, volumes);
+}
+
+#[test]
+fn all_but_the_fence_passes_restricted() {
+    for more in ["", "capture: cni", "capture: proxy", "native: false"] {
+        let pod = injected(&agent(), &config(more)).pod;
+        for list in [INIT_CONTAINERS, CONTAINERS] {
+            for container in pod["spec"][list].as_array().unwrap().iter().filter(|c| safety::is_ours(pod::name(c))) {
+                let context = &container["securityContext"];
+                let fence = pod::name(container) == "tollgate-fence";
+                assert_eq!(context["allowPrivilegeEscalation"], false);
+                assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+                assert_eq!(context["capabilities"]["add"] == json!(["NET_ADMIN"]), fence);
+                assert_eq!(context["runAsNonRoot"], !fence);
+                assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
+                assert_eq!(context["readOnlyRootFilesystem"], true);
+                assert_eq!(context["runAsUser"] == 0, fence);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_pods_author_is_told_what_is_odd() {
+    let mut pod = agent();
+    pod["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "c"}}]);
+    let injected = injected(&pod, &config("agent: {privileges: lower}\nnative: false"));
+    assert_eq!(injected.pod["metadata"]["annotations"][ANNOTATION_KEPT_VARIABLES], "agent: SSL_CERT_FILE");
+    insta::assert_snapshot!(injected.warnings.join("\n"), @r"
+    container agent: SSL_CERT_FILE is set by the pod and was left; what reads it may not trust the sidecar
+    container agent: what envFrom says of certificates or proxies is overridden
+    assurance falls to L0: container prepare may run as root with NET_RAW, which passes by the fence
+    assurance falls to L0: container agent may run as root with NET_RAW, which passes by the fence
+    init containers run before the sidecar and reach nothing; that needs Kubernetes 1.29
+    ");
+}
+
+#[test]
+fn some_pods_pass_unchanged_where_the_platform_permits_it() {
+    let opted_out =
+        json!({"metadata": {"annotations": {"tollgate.dev/inject": "false"}}, "spec": {"containers": [{"name": "a"}]}});
+    let windows = json!({"spec": {"nodeSelector": {"kubernetes.io/os": "windows"}, "containers": [{"name": "a"}]}});
+    let strict = config("skip: {windows: false}");
+    let lax = config("skip: {opted_out: true}");
+    for pod in [&opted_out, &windows] {
+        assert!(inject(pod, "agents", &strict).is_err());
+        assert!(matches!(inject(pod, "agents", &lax), Ok(Outcome::Skip(_))));
+        assert!(matches!(inject(pod, "kube-system", &strict), Ok(Outcome::Skip(_))));
+    }
+}
+
+#[test]
+fn a_mark_of_injection_is_not_believed() {
+    let pod = json!({"metadata": {"annotations": {"tollgate.dev/injected": "9"}}, "spec": {"hostNetwork": false,
+        "initContainers": [{"name": "tollgate", "image": "evil", "restartPolicy": "Always"}],
+        "containers": [{"name": "a", "image": "a", "volumeMounts": [{"name": "tollgate-ca-key", "mountPath": "/x"}]}]}});
+    let pod = injected(&pod, &config("")).pod;
+    assert_eq!(pod["spec"]["initContainers"][1]["image"], "registry/tollgate:1");
+    assert_eq!(pod["spec"]["containers"][0]["volumeMounts"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_fact_is_not_expanded() {
+    let mut pod = agent();
+    pod["metadata"]["labels"]["x"] = json!("$(TOLLGATE_LOG)");
+    let pod = injected(&pod, &config("")).pod;
+    let variables = pod["spec"]["initContainers"][1]["env"].as_array().unwrap();
+    let labels = variables.iter().find(|variable| pod::name(variable) == "TOLLGATE_POD_LABELS").unwrap();
+    assert_eq!(labels["value"], r#"{"app":"a","x":"$$(TOLLGATE_LOG)"}"#);
+}

@@ -159,8 +159,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("roots.pem");
         std::fs::write(&path, issuer.pem()).unwrap();
-        let config =
-            config::Tls { system_roots: false, root_files: vec![path], ..config::Tls::default() };
+        let config = config::Tls { system_roots: false, root_files: vec![path], ..config::Tls::default() };
         World { issuer, tls: OriginTls::new(&config).unwrap() }
     }
 

@@ -199,6 +199,20 @@ async fn connections_to_the_origin_are_used_again() {
 }
 
 #[tokio::test]
+async fn what_an_origin_says_unasked_is_never_the_answer_to_the_next_call() {
+    let twice = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 418 Unasked\r\ncontent-length: 0\r\n\r\n";
+    let origin = Origin::http("api.example.com").saying(twice).start().await;
+    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
+    let agent: Agent = sidecar.agent();
+
+    for _ in 0..3 {
+        assert_eq!(agent.get(&origin.url("/")).await.to_string(), "200");
+        let spans = sidecar.next_spans().await;
+        assert!(spans.iter().any(|span| span.name == "connect"), "each call has a connection of its own");
+    }
+}
+
+#[tokio::test]
 async fn the_trace_is_joined_and_passed_on() {
     let origin = Origin::https("api.example.com").start().await;
     let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;

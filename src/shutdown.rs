@@ -121,6 +121,8 @@ impl Drain {
         let closing = self.closing.for_task();
         self.background.spawn(async move {
             tokio::select! {
+                // First, so that what was begun at the very end takes its one step.
+                biased;
                 () = task => {}
                 () = closing.wait() => {}
             }
@@ -144,14 +146,24 @@ impl Drain {
 
     /// Stops: gives exchanges `grace` to finish, then ends the rest. Returns whether all of them finished by themselves.
     pub async fn stop(&self, grace: Duration) -> bool {
+        let finished = self.finish(grace).await;
+        self.close().await;
+        finished
+    }
+
+    /// Takes no new work and gives what has begun `grace` to finish. Returns whether it did.
+    pub async fn finish(&self, grace: Duration) -> bool {
         self.stopping.give();
         self.tasks.close();
-        let finished = timeout(grace, self.tasks.wait()).await.is_ok();
+        timeout(grace, self.tasks.wait()).await.is_ok()
+    }
+
+    /// Ends whatever still runs.
+    pub async fn close(&self) {
         self.closing.give();
         self.background.close();
         // What is left only has to notice; it does no further I/O that could hang.
         let _ = timeout(LAST_STEPS, async { tokio::join!(self.tasks.wait(), self.background.wait()) }).await;
-        finished
     }
 }
 

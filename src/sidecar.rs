@@ -184,8 +184,10 @@ impl Sidecar {
 
     async fn stop(&self) {
         self.readiness.stop();
-        let finished = self.drain.stop(self.limits.drain).await;
+        let finished = self.drain.finish(self.limits.drain).await;
+        // Before the end of all tasks, because taking leave of an origin is one.
         self.origins.close_idle();
+        self.drain.close().await;
         self.credentials.revoke_all(REVOKE).await;
         let (audit, spans) = (self.audit.clone(), self.spans.clone());
         // Both wait for threads of their own, which a worker of the runtime must not do.

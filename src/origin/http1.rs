@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     runtime::Handle,
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep, timeout},
 };
 
 use crate::{body::RequestBody, refusal::Refusal, shutdown::Drain};
@@ -166,8 +166,14 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         // Without a runtime there is nobody left to take leave for.
-        if Handle::try_current().is_ok() {
-            self.detach();
+        if Handle::try_current().is_ok()
+            && let Some(connection) = self.connection.take()
+        {
+            // An origin that neither reads nor ends would keep it otherwise.
+            self.drain.spawn_background(async move { drop(timeout(LEAVE, connection).await) });
         }
     }
 }
+
+/// How long a connection that is given up has for its last bytes.
+const LEAVE: Duration = Duration::from_secs(5);

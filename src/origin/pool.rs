@@ -16,7 +16,8 @@ use hyper::client::conn::http2;
 use super::http1::Http1;
 use crate::{body::RequestBody, call::http::Scheme};
 
-/// What a connection was set up for. Connections with equal keys are interchangeable.
+/// What a connection to one host was set up for. Connections to a host with equal keys are interchangeable: within one
+/// configuration a host and port have one destination, and with it one set of addresses and one way of verifying.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     /// The configuration under which it was opened.

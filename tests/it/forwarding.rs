@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::actors::{
-    Agent, Origin, Sidecar,
+    Origin, Sidecar,
     agent::{self, request},
 };
 
@@ -180,36 +180,6 @@ async fn no_second_spelling_of_the_credentials_header_arrives() {
     assert_eq!(seen.header("x-service-id"), Some("the-key"));
     assert_eq!(seen.header("x-service-idx"), Some("mine"));
     assert_eq!((seen.header("x_service_id"), seen.header("x-service_id")), (None, None));
-}
-
-#[tokio::test]
-async fn connections_to_the_origin_are_used_again() {
-    let origin = Origin::https("api.example.com").http1_only().start().await;
-    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
-    let agent: Agent = sidecar.agent();
-
-    agent.get(&origin.url("/first")).await;
-    let first = sidecar.next_spans().await;
-    agent.get(&origin.url("/second")).await;
-    let second = sidecar.next_spans().await;
-
-    let opened = |spans: &[tollgate::telemetry::spans::FinishedSpan]| spans.iter().any(|span| span.name == "connect");
-    assert!(opened(&first), "the first call opens a connection");
-    assert!(!opened(&second), "the second takes it up again");
-}
-
-#[tokio::test]
-async fn what_an_origin_says_unasked_is_never_the_answer_to_the_next_call() {
-    let twice = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 418 Unasked\r\ncontent-length: 0\r\n\r\n";
-    let origin = Origin::http("api.example.com").saying(twice).start().await;
-    let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
-    let agent: Agent = sidecar.agent();
-
-    for _ in 0..3 {
-        assert_eq!(agent.get(&origin.url("/")).await.to_string(), "200");
-        let spans = sidecar.next_spans().await;
-        assert!(spans.iter().any(|span| span.name == "connect"), "each call has a connection of its own");
-    }
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod inject;
 mod names;
 mod pod;
 mod policy;
+mod pooling;
 mod reload;
 mod secrets;
 mod streaming;

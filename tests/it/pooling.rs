@@ -30,7 +30,8 @@ async fn a_connection_is_taken_up_by_the_next_call() {
 
 #[tokio::test]
 async fn a_connection_that_the_origin_has_closed_is_replaced() {
-    let origin = Origin::http("api.example.com").saying(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").start().await;
+    let origin =
+        Origin::http("api.example.com").saying(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").start().await;
     let mut sidecar = Sidecar::permissive().in_front_of(&origin).start().await;
     let agent: Agent = sidecar.agent();
 

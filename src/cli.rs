@@ -1,7 +1,8 @@
 //! The command line: one file a subcommand, each a thin call into the library.
 //!
 //! Exit codes: 0 done, 1 the thing asked about is not so, 64 usage, 65 bad input, 69 a service it needs is unavailable,
-//! 78 bad configuration. `exec` exits with its command's code. Errors go to standard error as `error: …`, then `hint: …`.
+//! 77 the right to do it is missing, 78 bad configuration. `exec` exits with its command's code. Errors go to standard
+//! error as `error: …`, then `hint: …`.
 
 pub mod config;
 pub mod demo;
@@ -185,6 +186,8 @@ pub const USAGE: u8 = 64;
 pub const BAD_INPUT: u8 = 65;
 /// A service that is needed is unavailable.
 pub const UNAVAILABLE: u8 = 69;
+/// The right to do it is missing.
+pub const NOT_PERMITTED: u8 = 77;
 /// The configuration is wrong.
 pub const BAD_CONFIGURATION: u8 = 78;
 

@@ -1,7 +1,8 @@
-//! Tells the kubelet and Prometheus how the sidecar is: `/livez`, `/readyz`, `/startupz`, `/metrics`.
+//! Tells the kubelet and Prometheus how this program is: `/livez`, `/readyz`, `/startupz`, `/metrics`.
 //!
-//! Read only, GET and HEAD, and nothing here touches the path of a call. It is served once everything is ready, so all
-//! that is left to tell is whether the sidecar stops.
+//! The sidecar, the admission webhook and the CNI plugin's installer serve it alike. Read only, GET and HEAD, and nothing
+//! here touches the path of a call. It is alive and started as long as it answers, because who serves this does so once it
+//! has started. Ready it is until it stops, and while nothing that it needs is missing.
 
 use std::{
     convert::Infallible,
@@ -25,21 +26,41 @@ use tokio::{
 
 use crate::telemetry::Metrics;
 
-/// Whether calls are served. Cheap to clone.
+/// Whether this program does what it is for. Ready from the beginning. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness {
-    stopping: Arc<AtomicBool>,
+pub struct Readiness(Arc<Lacks>);
+
+/// What keeps it from being ready.
+#[derive(Debug, Default)]
+struct Lacks {
+    stopping: AtomicBool,
+    something: AtomicBool,
 }
 
 impl Readiness {
-    /// From now on not ready: the sidecar stops.
+    /// From now on not ready: it stops.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.0.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether calls are served.
+    /// Ready or not, until this is said anew. Whoever stops is not ready in any case.
+    pub fn set(&self, ready: bool) {
+        self.0.something.store(!ready, Ordering::Relaxed);
+    }
+
+    /// Whether it does what it is for.
     pub fn is_ready(&self) -> bool {
-        !self.stopping.load(Ordering::Relaxed)
+        self.lacking().is_none()
+    }
+
+    fn lacking(&self) -> Option<&'static str> {
+        if self.0.stopping.load(Ordering::Relaxed) {
+            Some("stopping\n")
+        } else if self.0.something.load(Ordering::Relaxed) {
+            Some("not ready\n")
+        } else {
+            None
+        }
     }
 }
 
@@ -99,7 +120,7 @@ fn answer(method: &Method, path: &str, readiness: &Readiness, metrics: impl Fn()
         return response;
     }
     match path {
-        "/readyz" if !readiness.is_ready() => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "stopping\n"),
+        "/readyz" if let Some(why) = readiness.lacking() => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, why),
         "/livez" | "/readyz" | "/startupz" => text(StatusCode::OK, PLAIN, "ok\n"),
         "/metrics" => text(StatusCode::OK, OPEN_METRICS, metrics()),
         _ => text(StatusCode::NOT_FOUND, PLAIN, "/livez /readyz /startupz /metrics\n"),
@@ -137,6 +158,19 @@ mod tests {
         assert_eq!((ask("/livez"), ask("/startupz"), ask("/readyz")), (200, 200, 200));
         readiness.stop();
         assert_eq!((ask("/livez"), ask("/startupz"), ask("/readyz")), (200, 200, 503));
+    }
+
+    #[test]
+    fn what_lacks_something_is_ready_once_it_has_it_but_not_once_it_stops() {
+        let readiness = Readiness::default();
+        let ready = || ask(Method::GET, "/readyz", &readiness);
+        readiness.set(false);
+        assert_eq!((ready(), ask(Method::GET, "/livez", &readiness)), (503, 200));
+        readiness.set(true);
+        assert_eq!(ready(), 200);
+        readiness.stop();
+        readiness.set(true);
+        assert_eq!(ready(), 503);
     }
 
     #[test]

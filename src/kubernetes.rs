@@ -8,6 +8,46 @@ pub mod cni;
 pub mod fence;
 pub mod inject;
 
+use serde::{Deserialize, Serialize};
+
+/// How a pod's traffic comes to the sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Capture {
+    /// By rules that an init container makes.
+    #[default]
+    Init,
+    /// By rules that the node makes.
+    Cni,
+    /// By variables that clients may ignore.
+    Proxy,
+}
+
+impl Capture {
+    /// Reads what [`as_str`](Self::as_str) gives.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Init, Self::Cni, Self::Proxy].into_iter().find(|capture| capture.as_str() == text)
+    }
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Cni => "cni",
+            Self::Proxy => "proxy",
+        }
+    }
+
+    /// Whether the kernel keeps the agent to the sidecar.
+    pub fn is_fenced(self) -> bool {
+        match self {
+            Self::Init | Self::Cni => true,
+            Self::Proxy => false,
+        }
+    }
+}
+
 /// The user and group of the sidecar: the one user that the fence lets out.
 pub const UID: u32 = 15000;
 /// The user and group of the container that checks the fence: neither root nor the sidecar.

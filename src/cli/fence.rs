@@ -5,7 +5,7 @@ use std::{fs, io, net::SocketAddr, path::PathBuf, process::ExitCode};
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
 
-use super::{NOT_SO, Output, UNAVAILABLE, USAGE, fail, print};
+use super::{NOT_PERMITTED, NOT_SO, Output, UNAVAILABLE, USAGE, fail, print};
 use crate::{
     kubernetes::{
         AUTHORITY_DIR, cni,
@@ -119,7 +119,7 @@ pub fn run(args: Args) -> ExitCode {
         }
         Command::Install { fence, bin_dir, conf_dir, health, log } => with(fence, |fence| {
             if let Err(error) = logs::init(&log) {
-                return fail(&error, "", USAGE);
+                return fail(&error, "a filter is a level, or `module=level` pairs with commas between", USAGE);
             }
             install(cni::install::Place { fence, bin_dir, conf_dir, health })
         }),
@@ -184,6 +184,3 @@ fn install(place: cni::install::Place) -> ExitCode {
         Err(error) => fail(&error, "", UNAVAILABLE),
     }
 }
-
-/// The right to do it is missing.
-const NOT_PERMITTED: u8 = 77;

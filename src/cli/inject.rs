@@ -7,9 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::signal::unix::{SignalKind, signal};
-
-use super::{BAD_INPUT, NOT_SO, UNAVAILABLE, USAGE, fail, fail_all, print};
+use super::{BAD_INPUT, NOT_SO, UNAVAILABLE, USAGE, fail, fail_all, print, run::stop_signal};
 use crate::{
     kubernetes::inject::{
         Config, manifest,
@@ -61,7 +59,7 @@ struct Wait {
     /// Wait until no connection is open, instead of until it serves.
     #[arg(long)]
     idle: bool,
-    /// How long to wait, in seconds.
+    /// How long to wait, in seconds; with 0 it looks once.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
 }
@@ -95,15 +93,8 @@ fn run_serve(args: &Serve) -> ExitCode {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let webhook = Webhook::bind(config).await?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = stop_signal()?;
     tracing::info!(address = %webhook.address()?, "serving reviews");
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     webhook.serve(stop).await;
     Ok(())
 }
@@ -148,7 +139,7 @@ fn run_wait(args: &Wait) -> ExitCode {
 
 fn load(args: &Configured) -> Result<Config, ExitCode> {
     Config::load(&args.config, &|name| std::env::var(name).ok())
-        .map_err(|problems| super::config::refuse_with(&problems, "docs/kubernetes.md describes every key"))
+        .map_err(|problems| super::config::refuse_with(&problems, "docs/inject.md describes every key"))
 }
 
 const LONGEST: u64 = 64 << 20;

@@ -21,7 +21,7 @@ use super::{
     settings::{self, IdentityKind, Settings, StateKind, TaskSource},
     values::{Period, Size},
 };
-use crate::kubernetes::assurance::{Capture, Claim};
+use crate::kubernetes::{Capture, assurance::Claim};
 
 impl Config {
     /// Reads and checks a file.
@@ -119,7 +119,16 @@ impl Check<'_> {
             self.document.report_variable("TOLLGATE_POD_WEAKNESSES", "expected a JSON list of sentences");
         }
         let report = self.variable("TOLLGATE_FENCE_REPORT").map(PathBuf::from);
-        Some(Claim { capture: parsed?, report, weaknesses: weaknesses.and_then(Result::ok) })
+        let network_policy = self.variable("TOLLGATE_NETWORK_POLICY").map(|text| text.parse());
+        if network_policy.as_ref().is_some_and(Result::is_err) {
+            self.document.report_variable("TOLLGATE_NETWORK_POLICY", "expected `true` or `false`");
+        }
+        Some(Claim {
+            capture: parsed?,
+            network_policy: network_policy.and_then(Result::ok).unwrap_or(false),
+            report,
+            weaknesses: weaknesses.and_then(Result::ok),
+        })
     }
 
     fn refuse_unavailable(&mut self, settings: &Settings) {

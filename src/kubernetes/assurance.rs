@@ -1,15 +1,15 @@
 //! How well a pod's agent is fenced in: what the injector arranged, as far as it was checked.
 //!
-//! Three facts make the level, and none of them comes from the agent. The injector says how traffic is captured and which
-//! of the pod's containers could get around it; the check of the fence, which ran before the agent and wrote where no agent
-//! can, says whether it holds. What is missing counts as the worst. `L3` can't be reached: nothing here can check that a
+//! Four facts make the level, and none of them comes from the agent. The injector says how traffic is captured, whether
+//! a NetworkPolicy denies by default, and which of the pod's containers could get around the fence; the check of the fence,
+//! which ran before the agent and wrote where no agent can, says whether it holds. What is missing counts as the worst. `L3` can't be reached: nothing here can check that a
 //! gateway stands outside.
 
 use std::{fs, path::PathBuf, time::Duration};
 
 use tokio::time::sleep;
 
-use super::fence::check::Report;
+use super::{Capture, fence::check::Report};
 use crate::config::{Assurance, Level};
 
 /// What the injector says of a pod.
@@ -17,21 +17,12 @@ use crate::config::{Assurance, Level};
 pub struct Claim {
     /// How traffic is captured.
     pub capture: Capture,
+    /// Whether the platform placed a NetworkPolicy on the pod that denies by default.
+    pub network_policy: bool,
     /// Where the check of the fence writes what it found.
     pub report: Option<PathBuf>,
     /// What the pod's containers are, or may do, that would lead around a fence. `None`: nobody looked.
     pub weaknesses: Option<Vec<String>>,
-}
-
-/// How a pod's traffic is captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Capture {
-    /// By an init container of the pod.
-    Init,
-    /// By the node.
-    Cni,
-    /// By variables, which a client can ignore.
-    Proxy,
 }
 
 /// A level, and why it is no higher.
@@ -43,25 +34,14 @@ pub struct Standing {
     pub why: String,
 }
 
-impl Capture {
-    /// Reads the variable's text.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "init" => Some(Self::Init),
-            "cni" => Some(Self::Cni),
-            "proxy" => Some(Self::Proxy),
-            _ => None,
-        }
-    }
-}
-
 impl Claim {
     /// The level that the claim and the check's report amount to.
     pub fn standing(&self, report: Result<&Report, &str>) -> Standing {
-        let level = match self.capture {
-            Capture::Proxy => return Standing::lowest("traffic is led here by variables only"),
-            Capture::Init => Assurance::L1,
-            Capture::Cni => Assurance::L2,
+        let (level, rest) = match (self.capture, self.network_policy) {
+            (Capture::Proxy, _) => return Standing::lowest("traffic is led here by variables only"),
+            (Capture::Init, _) => (Assurance::L1, ""),
+            (Capture::Cni, false) => (Assurance::L1, "; no NetworkPolicy is known that denies by default"),
+            (Capture::Cni, true) => (Assurance::L2, ""),
         };
         match (&self.weaknesses, report) {
             (None, _) => Standing::lowest("nobody said what the pod's containers may do"),
@@ -72,7 +52,7 @@ impl Claim {
                 Standing::lowest(&format!("the fence leaks: {}", leaks.join(", ")))
             }
             (Some(_), Ok(report)) => {
-                Standing { level, why: format!("checked: {} ways out are closed", report.findings.len()) }
+                Standing { level, why: format!("checked: {} ways out are closed{rest}", report.findings.len()) }
             }
         }
     }
@@ -123,7 +103,11 @@ mod tests {
 
     fn claim(capture: Capture, weaknesses: Option<&[&str]>) -> Claim {
         let weaknesses = weaknesses.map(|all| all.iter().map(|one| (*one).to_owned()).collect());
-        Claim { capture, report: None, weaknesses }
+        Claim { capture, network_policy: true, report: None, weaknesses }
+    }
+
+    fn without_policy(claim: Claim) -> Claim {
+        Claim { network_policy: false, ..claim }
     }
 
     #[test]
@@ -132,6 +116,8 @@ mod tests {
         for (claim, report, level) in [
             (claim(Capture::Init, clean), Ok(&report(true)), Assurance::L1),
             (claim(Capture::Cni, clean), Ok(&report(true)), Assurance::L2),
+            (without_policy(claim(Capture::Init, clean)), Ok(&report(true)), Assurance::L1),
+            (without_policy(claim(Capture::Cni, clean)), Ok(&report(true)), Assurance::L1),
             (claim(Capture::Proxy, clean), Ok(&report(true)), Assurance::L0),
             (claim(Capture::Cni, None), Ok(&report(true)), Assurance::L0),
             (claim(Capture::Cni, Some(&["container `a` is root"])), Ok(&report(true)), Assurance::L0),

@@ -15,13 +15,15 @@ pub mod check;
 pub mod encode;
 pub mod netlink;
 pub mod rules;
+mod standing;
 pub mod table;
 
 use std::io;
 
+pub use self::standing::{Standing, standing};
 use self::{
     netlink::{Attributes, PacketFilter, Request},
-    table::{Chain, Table},
+    table::Table,
 };
 use super::{DNS_PORT, PROXY_PORT, TRANSPARENT_PORT, UID};
 
@@ -86,7 +88,7 @@ impl Failure {
         match self {
             Self::NotPermitted => "it needs the capability NET_ADMIN, over the network namespace that it is in",
             Self::Unable(_) => {
-                "the kernel needs nf_tables with nat, ct, redir and reject for the family inet (5.2 or later)"
+                "the kernel needs nf_tables with nat, ct, fib, redir and reject for the family inet (5.2 or later)"
             }
             Self::NotStanding(_) => "something else changes the tables of this network namespace at the same time",
         }
@@ -100,17 +102,6 @@ impl From<io::Error> for Failure {
             _ => Self::Unable(error),
         }
     }
-}
-
-/// How a table is found in the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// As it is meant.
-    Whole,
-    /// Not at all.
-    Absent,
-    /// Otherwise, and where.
-    Differs(String),
 }
 
 /// Puts this table in the place of one with the same name, at once, and makes sure that it stands. Acts on the network
@@ -135,52 +126,6 @@ pub fn remove(name: &str) -> Result<(), Failure> {
     Ok(PacketFilter::connect()?.transact(&encode::removal(name))?)
 }
 
-/// How this table stands in the network namespace of this thread.
-///
-/// # Errors
-/// As [`apply`].
-pub fn standing(table: &Table) -> Result<Standing, Failure> {
-    let filter = PacketFilter::connect()?;
-    let named = |key, bytes: &Vec<u8>| attribute(bytes, key).is_some_and(|value| value == nul(table.name));
-    let mut chains = filter.list(&Request::new(encode::GET_CHAIN, 0, Attributes::default()))?;
-    chains.retain(|chain| named(OF_TABLE, chain));
-    if chains.is_empty() {
-        return Ok(Standing::Absent);
-    }
-    if chains.len() != table.chains.len() {
-        return Ok(Standing::Differs(format!("there are {} chains", chains.len())));
-    }
-    for chain in &table.chains {
-        if let Some(how) = difference(&filter, table.name, chain, &chains)? {
-            return Ok(Standing::Differs(format!("chain {}: {how}", chain.name)));
-        }
-    }
-    Ok(Standing::Whole)
-}
-
-/// How a chain differs from what stands in the kernel.
-fn difference(filter: &PacketFilter, table: &str, chain: &Chain, all: &[Vec<u8>]) -> io::Result<Option<String>> {
-    let ours = encode::of_chain(table, chain);
-    let name = nul(chain.name);
-    let Some(theirs) = all.iter().find(|theirs| attribute(theirs, CHAIN_NAME).is_some_and(|found| found == name))
-    else {
-        return Ok(Some("there is none".to_owned()));
-    };
-    if !netlink::says_all(theirs, &ours) {
-        return Ok(Some("its hook, priority or policy is another".to_owned()));
-    }
-    let which = Attributes::default().text(OF_TABLE, table).text(RULE_CHAIN, chain.name);
-    let rules = filter.list(&Request::new(encode::GET_RULE, 0, which))?;
-    if rules.len() != chain.rules.len() {
-        return Ok(Some(format!("there are {} rules", rules.len())));
-    }
-    let other = chain.rules.iter().zip(&rules).find(|(ours, theirs)| {
-        let list = encode::expressions(ours);
-        !attribute(theirs, RULE_EXPRESSIONS).is_some_and(|found| netlink::says_all(found, &list))
-    });
-    Ok(other.map(|(rule, _)| format!("`{rule}` is another rule")))
-}
-
 /// Whether the kernel's packet filter can be reached from here, and with the right to change it.
 ///
 /// # Errors
@@ -189,20 +134,6 @@ pub fn reachable() -> Result<(), Failure> {
     PacketFilter::connect()?.list(&Request::new(encode::GET_TABLE, 0, Attributes::default()))?;
     Ok(())
 }
-
-fn attribute(bytes: &[u8], key: u16) -> Option<&[u8]> {
-    netlink::attributes(bytes).find_map(|(kind, value)| (kind & !NESTED == key).then_some(value))
-}
-
-fn nul(name: &str) -> Vec<u8> {
-    [name.as_bytes(), &[0]].concat()
-}
-
-const OF_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const RULE_CHAIN: u16 = 2;
-const RULE_EXPRESSIONS: u16 = 4;
-const NESTED: u16 = 0x8000;
 
 #[cfg(test)]
 mod tests {

@@ -5,19 +5,23 @@
 
 pub mod agent;
 pub mod config;
+mod earlier;
 pub mod manifest;
 pub mod mesh;
 pub mod metrics;
 pub mod patch;
 pub mod pod;
-pub mod refusal;
 pub mod review;
 pub mod safety;
 pub mod serve;
 pub mod settings;
 pub mod sidecar;
+pub mod unsafe_pod;
 pub mod wait;
+pub mod weakness;
 pub mod yaml;
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -26,7 +30,7 @@ use self::{
     pod::{CONTAINERS, INIT_CONTAINERS, Pod},
     sidecar::Facts,
 };
-pub use self::{config::Config, refusal::Refused};
+pub use self::{config::Config, unsafe_pod::Unsafe};
 use crate::kubernetes::{
     ANNOTATION_CAPTURE, ANNOTATION_FENCE, ANNOTATION_INJECT, ANNOTATION_INJECTED, ANNOTATION_KEPT_VARIABLES, UID,
 };
@@ -53,32 +57,34 @@ pub struct Injected {
 ///
 /// # Errors
 /// Everything that can't be made safe.
-pub fn inject(original: &Value, namespace: &str, config: &Config) -> Result<Outcome, Refused> {
+pub fn inject(original: &Value, namespace: &str, config: &Config) -> Result<Outcome, Unsafe> {
     let mut seen = Pod::read(original)?;
     if let Some(reason) = skip(&seen, namespace, config)? {
         return Ok(Outcome::Skip(reason));
     }
     let mut pod = original.clone();
     if seen.metadata.annotations.contains_key(ANNOTATION_INJECTED) {
-        strip(&mut pod);
+        strip(&mut pod, &seen);
         seen = Pod::read(&pod)?;
     }
     safety::check(&seen, config)?;
     let kept = agent::change(&mut pod, &seen, config);
     agent::withhold_token(&mut pod, &seen, config);
     let changed = Pod::read(&pod)?;
-    let weaknesses: Vec<String> = safety::weaknesses(&changed, config).into_iter().map(|(_, why)| why).collect();
+    let weaknesses: Vec<String> = weakness::weaknesses(&changed, config).into_iter().map(|(_, why)| why).collect();
     let labels = seen.metadata.labels.iter().filter(|(name, _)| !name.starts_with(OWN_DOMAIN));
+    let grace = seen.spec.termination_grace_period_seconds.unwrap_or(GRACE);
     let facts = Facts {
         labels: labels.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
         weaknesses: weaknesses.clone(),
+        grace: Duration::from_secs(u64::try_from(grace).unwrap_or(0)),
     };
     sidecar::add(&mut pod, &facts, config);
     describe(&mut pod, &seen, &kept, config);
     Ok(Outcome::Inject(Injected { pod, warnings: warnings(&seen, &kept, weaknesses, config) }))
 }
 
-fn skip(pod: &Pod, namespace: &str, config: &Config) -> Result<Option<&'static str>, Refused> {
+fn skip(pod: &Pod, namespace: &str, config: &Config) -> Result<Option<&'static str>, Unsafe> {
     let settings = &config.settings;
     let namespace = if namespace.is_empty() { &pod.metadata.namespace } else { namespace };
     if settings.exempt_namespaces.iter().any(|exempt| exempt == namespace) {
@@ -88,35 +94,45 @@ fn skip(pod: &Pod, namespace: &str, config: &Config) -> Result<Option<&'static s
     if windows(Some(&pod.spec.os.name)) || windows(pod.spec.node_selector.get(OS_LABEL)) {
         return match settings.skip.windows {
             true => Ok(Some("it is for Windows")),
-            false => Err(Refused::one("spec.os.name", "there is no sidecar for Windows")),
+            false => Err(Unsafe::one("spec.os.name", "there is no sidecar for Windows")),
         };
     }
     match pod.metadata.annotations.get(ANNOTATION_INJECT).map(String::as_str) {
         Some("false" | "disabled") if settings.skip.opted_out => Ok(Some("it opted out")),
         Some("false" | "disabled") => {
             let field = format!("metadata.annotations[{ANNOTATION_INJECT}]");
-            Err(Refused::one(&field, "the platform does not permit pods without a sidecar here"))
+            Err(Unsafe::one(&field, "the platform does not permit pods without a sidecar here"))
         }
         Some(_) | None => Ok(None),
     }
 }
 
-/// Takes out what an earlier injection added and this one adds again. Variables and dropped privileges are found as they
-/// are to be, and stay.
-fn strip(pod: &mut Value) {
-    let stays = |entry: &Value| !safety::is_ours(pod::name(entry));
+/// Takes out what an earlier injection added: this one may add something else. Privileges that were dropped stay so, as
+/// nobody can tell by whom.
+fn strip(pod: &mut Value, seen: &Pod) {
+    earlier::take_variables(pod, seen);
     let spec = &mut pod["spec"];
     for list in [INIT_CONTAINERS, CONTAINERS] {
-        pod::retain(spec, list, stays);
+        strip_list(spec, list);
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            pod::retain(container, "volumeMounts", stays);
+            strip_list(container, "volumeMounts");
         }
     }
-    pod::retain(spec, "volumes", stays);
+    strip_list(spec, "volumes");
     if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
         for name in [ANNOTATION_INJECTED, ANNOTATION_CAPTURE, ANNOTATION_FENCE, ANNOTATION_KEPT_VARIABLES] {
             annotations.remove(name);
         }
+    }
+}
+
+/// Takes what is ours out of the list in this field, and the field too where nothing else was in it.
+fn strip_list(parent: &mut Value, key: &str) {
+    let length = |parent: &Value| parent.get(key).and_then(Value::as_array).map_or(0, Vec::len);
+    let before = length(parent);
+    pod::retain(parent, key, |entry| !safety::is_ours(pod::name(entry)));
+    if before > 0 && length(parent) == 0 {
+        pod::remove(parent, key);
     }
 }
 
@@ -166,6 +182,8 @@ fn warnings(seen: &Pod, kept: &Kept, weaknesses: Vec<String>, config: &Config) -
     warnings
 }
 
+/// How many seconds a pod that does not say has to end.
+const GRACE: i64 = 30;
 /// What our labels and annotations begin with.
 const OWN_DOMAIN: &str = "tollgate.dev/";
 const OS_LABEL: &str = "kubernetes.io/os";

@@ -36,10 +36,14 @@ impl Runtime {
 
     /// What the plugin before ours made of the namespace.
     fn previous(&self) -> Value {
+        let mut address = json!({"address": "10.77.0.2/24", "gateway": "10.77.0.1", "interface": 0});
+        if self.version < "1.0.0" {
+            address["version"] = "4".into();
+        }
         json!({
             "cniVersion": self.version,
             "interfaces": [{"name": "eth0", "mac": "0e:00:00:00:00:01", "sandbox": self.namespace}],
-            "ips": [{"address": "10.77.0.2/24", "gateway": "10.77.0.1", "interface": 0}],
+            "ips": [address],
             "dns": {"nameservers": ["10.96.0.10"]},
         })
     }
@@ -99,29 +103,41 @@ fn a_container_lives_from_add_to_del() {
     if !can_be_had() {
         return;
     }
-    for version in ["1.0.0", "1.1.0"] {
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let pod = Namespace::new();
         let runtime = Runtime { version, ..Runtime::of(&pod, annotations()) };
-        assert_eq!(runtime.call("STATUS", json!({})), Ok(None));
+        // What these versions brought; who speaks an older one does not ask.
+        let (has_check, has_status) = (version >= "0.4.0", version >= "1.1.0");
+        if has_status {
+            assert_eq!(runtime.call("STATUS", json!({})), Ok(None));
+        }
         assert_eq!(runtime.add(), Ok(runtime.previous()), "the result is handed on");
         assert_eq!(standing(&pod), Standing::Whole);
-        assert_eq!(runtime.check(), Ok(None));
         assert_eq!(runtime.add(), Ok(runtime.previous()), "adding twice changes nothing");
-        assert_eq!(runtime.check(), Ok(None));
-
-        pod.sh("nft insert rule inet tollgate fence accept");
-        let changed = runtime.check().expect_err("it was changed");
-        assert_eq!((&changed["cniVersion"], &changed["code"]), (&json!(version), &json!(100)), "{changed}");
-        pod.sh("nft delete table inet tollgate");
-        assert_eq!(runtime.check().expect_err("it is gone")["msg"], "the fence is gone");
-
-        let valid = json!({"cni.dev/valid-attachments": [{"containerID": "c0ffee", "ifname": "eth0"}]});
-        assert_eq!(runtime.call("GC", valid), Ok(None));
+        assert_eq!(standing(&pod), Standing::Whole);
+        if has_check {
+            assert_eq!(runtime.check(), Ok(None));
+            for change in [
+                "nft insert rule inet tollgate fence accept",
+                "nft flush ruleset; tollgate fence apply; nft 'add table inet tollgate { flags dormant; }'",
+            ] {
+                pod.sh(&change.replace("tollgate fence apply", &format!("{TOLLGATE} fence apply")));
+                let changed = runtime.check().expect_err("it was changed");
+                assert_eq!((&changed["cniVersion"], &changed["code"]), (&json!(version), &json!(100)), "{changed}");
+                assert_eq!(changed["msg"], "the fence was changed");
+            }
+            pod.sh("nft delete table inet tollgate");
+            assert_eq!(runtime.check().expect_err("it is gone")["msg"], "the fence is gone");
+        }
+        if has_status {
+            let valid = json!({"cni.dev/valid-attachments": [{"containerID": "c0ffee", "ifname": "eth0"}]});
+            assert_eq!(runtime.call("GC", valid), Ok(None));
+        }
         assert_eq!(runtime.del(), Ok(None));
         drop(pod);
         assert_eq!(runtime.del(), Ok(None), "also when the namespace is gone");
         let gone = runtime.add().expect_err("there is no namespace");
-        assert_eq!(gone["code"], 3, "{gone}");
+        assert_eq!((&gone["cniVersion"], &gone["code"]), (&json!(version), &json!(3)), "{gone}");
     }
 }
 

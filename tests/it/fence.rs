@@ -48,6 +48,9 @@ fn a_table_that_was_changed_is_told_from_one_that_stands() {
         "nft add chain inet tollgate more",
         "nft replace rule inet tollgate fence handle $(nft -a list chain inet tollgate fence | sed -n 's/.*skuid 15000 .*handle //p' | head -1) meta skuid 1000 accept",
         "nft chain inet tollgate fence '{ policy accept; }'",
+        "nft 'add table inet tollgate { flags dormant; }'",
+        "nft flush table inet tollgate",
+        "for chain in capture fence wall door; do nft delete chain inet tollgate $chain; done",
     ] {
         pod.within(|| fence::apply(&table)).expect("root may");
         assert_eq!(standing(), Standing::Whole);
@@ -92,6 +95,30 @@ fn a_fence_is_replaced_without_a_gap() {
 }
 
 #[test]
+fn nothing_answers_to_an_address_that_a_process_chose() {
+    if !can_be_had() {
+        return;
+    }
+    let network = Network::new();
+    let pod = &network.pod;
+    pod.within(|| fence::apply(&Fence::default().table())).expect("root may");
+    pod.sh("echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range");
+    let call = || {
+        let mut command = pod.command("setpriv");
+        said(command.args(WITHOUT_RIGHTS).args(["/usr/bin/python3", "-c", IN_ANOTHERS_NAME]))
+    };
+    call();
+    assert!(network.escaped().is_empty(), "{:?}", network.escaped());
+
+    pod.sh(ANYBODYS_NAME);
+    call();
+    let escaped = network.escaped();
+    for way in ["tcp", "echo", "error"] {
+        assert!(escaped.contains_key(way), "the world does see {way}: {escaped:?}");
+    }
+}
+
+#[test]
 fn without_the_right_to_it_nothing_changes() {
     if !can_be_had() {
         return;
@@ -119,6 +146,30 @@ fn what_is_printed_is_what_is_applied() {
     }
 }
 
+/// Calls servers of the pod in the name of an address outside, so that they, or the kernel for them, answer there.
+const IN_ANOTHERS_NAME: &str = r#"
+import socket as s
+FREEBIND, OUTSIDE, POD = 78, "2001:db8::7", "fd77::2"
+def outside(kind, protocol=0):
+    c = s.socket(s.AF_INET6, kind, protocol)
+    c.setsockopt(s.IPPROTO_IPV6, FREEBIND, 1)
+    c.bind((OUTSIDE, 7777))
+    c.setblocking(False)
+    return c
+def attempt(act):
+    try:
+        act()
+    except OSError as error:
+        print(error)
+server = s.socket(s.AF_INET6)
+server.bind((POD, 9000))
+server.listen()
+attempt(lambda: outside(s.SOCK_STREAM).connect((POD, 9000)))
+attempt(lambda: outside(s.SOCK_DGRAM, s.IPPROTO_ICMPV6).sendto(b"\x80\0\0\0\0\1\0\1secret", (POD, 0)))
+attempt(lambda: outside(s.SOCK_DGRAM).sendto(b"secret", (POD, 9)))
+attempt(lambda: outside(s.SOCK_DGRAM).sendto(b"secret", ("2001:db8::1", 9)))
+"#;
+
 /// One way in which a fence is broken, and where the check must find it.
 struct Hole {
     name: &'static str,
@@ -139,17 +190,20 @@ const NO_RIGHTS: &[&str] = &["--no-new-privs", "--bounding-set=-all", "--inh-cap
 const WITHOUT_RIGHTS: &[&str] =
     &["--reuid=15001", "--regid=15001", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"];
 
+const ANYBODYS_NAME: &str = "nft delete rule inet tollgate fence handle \
+    $(nft -a list chain inet tollgate fence | sed -n 's/.*fib saddr.*handle //p')";
+
 const HOLES: &[Hole] = &[
     Hole {
         name: "there is no fence",
         made: "nft delete table inet tollgate",
-        found: &[Way::Tcp, Way::Udp, Way::Dns, Way::Icmp],
+        found: &[Way::Tcp, Way::Udp, Way::Dns, Way::Icmp, Way::Source],
         ..NO_HOLE
     },
     Hole {
         name: "IPv6 was forgotten",
         made: "for chain in capture fence wall; do nft insert rule inet tollgate $chain meta nfproto ipv6 accept; done",
-        found: &[Way::Tcp, Way::Udp, Way::Dns, Way::Icmp],
+        found: &[Way::Tcp, Way::Udp, Way::Dns, Way::Icmp, Way::Source],
         ..NO_HOLE
     },
     Hole {
@@ -191,9 +245,16 @@ const HOLES: &[Hole] = &[
     Hole {
         name: "the agent's user is let out",
         made: "for chain in capture fence wall; do nft insert rule inet tollgate $chain meta skuid 15001 accept; done",
-        found: &[Way::Tcp, Way::Udp, Way::Dns, Way::Icmp],
+        found: &[Way::Tcp, Way::Udp, Way::Dns, Way::Icmp, Way::Source],
         ..NO_HOLE
     },
+    Hole {
+        name: "the table is switched off",
+        made: "nft 'add table inet tollgate { flags dormant; }'",
+        found: &[Way::Tcp, Way::Udp, Way::Dns, Way::Icmp, Way::Source],
+        ..NO_HOLE
+    },
+    Hole { name: "a process can send in another's name", made: ANYBODYS_NAME, found: &[Way::Source], ..NO_HOLE },
     Hole {
         name: "nothing stands behind routing",
         made: "nft delete chain inet tollgate wall",
@@ -203,7 +264,7 @@ const HOLES: &[Hole] = &[
     Hole {
         name: "it is the sidecar's user",
         uid: 15000,
-        found: &[Way::Tcp, Way::Udp, Way::Dns, Way::Icmp, Way::User, Way::Process],
+        found: &[Way::Tcp, Way::Udp, Way::Dns, Way::Icmp, Way::Source, Way::User, Way::Process],
         ..NO_HOLE
     },
     Hole {
@@ -314,6 +375,7 @@ fn found(report: &Report) -> Vec<Way> {
         Way::Udp,
         Way::Dns,
         Way::Icmp,
+        Way::Source,
         Way::Raw,
         Way::Relay,
         Way::User,

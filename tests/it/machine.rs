@@ -18,7 +18,7 @@ pub struct Namespace {
 impl Namespace {
     pub fn new() -> Self {
         let script = "ip link set lo up && echo ready && exec sleep infinity";
-        let mut command = Command::new("unshare");
+        let mut command = ending_with_us("unshare");
         command.args(["--net", "sh", "-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut holder = command.spawn().expect("unshare is there");
         holder.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 6]).expect("it is ready");
@@ -31,7 +31,7 @@ impl Namespace {
 
     /// A program inside, from an environment that says nothing.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = ending_with_us("nsenter");
         command.arg(format!("--net={}", self.path())).arg("--").arg(program);
         command.env_clear().env("PATH", PATH).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         command
@@ -104,6 +104,13 @@ impl Network {
     }
 }
 
+/// A program that is killed when the thread that starts it ends, also where that is killed itself.
+fn ending_with_us(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
+}
+
 /// What a program says, which must succeed.
 pub fn said(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().expect("it can be started");
@@ -142,6 +149,7 @@ table inet seen {
   counter of_tcp { }
   counter of_udp { }
   counter of_echo { }
+  counter of_error { }
   counter of_other { }
   chain in {
     type filter hook prerouting priority -300; policy accept;
@@ -150,8 +158,10 @@ table inet seen {
     ip6 daddr fd77::1 meta l4proto tcp accept
     meta l4proto tcp counter name \"of_tcp\" drop
     meta l4proto udp counter name \"of_udp\" drop
-    icmp type echo-request counter name \"of_echo\" drop
-    icmpv6 type echo-request counter name \"of_echo\" drop
+    icmp type { echo-request, echo-reply } counter name \"of_echo\" drop
+    icmpv6 type { echo-request, echo-reply } counter name \"of_echo\" drop
+    icmp type destination-unreachable counter name \"of_error\" drop
+    icmpv6 type destination-unreachable counter name \"of_error\" drop
     meta l4proto { icmp, ipv6-icmp } accept
     counter name \"of_other\" drop
   }

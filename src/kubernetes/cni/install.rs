@@ -35,7 +35,7 @@ pub struct Place {
     pub bin_dir: PathBuf,
     /// Where the runtime finds networks.
     pub conf_dir: PathBuf,
-    /// Where it is told that the entry stands.
+    /// Where it is told whether the entry stands.
     pub health: Option<SocketAddr>,
 }
 
@@ -45,39 +45,51 @@ pub struct Place {
 /// What can't be written, or an entry that could not be kept.
 pub async fn run(place: &Place, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     place.copy_program()?;
+    let readiness = Readiness::default();
+    readiness.set(false);
+    let serving = async {
+        let Some(address) = place.health else { return std::future::pending().await };
+        let listener = TcpListener::bind(address).await.with_context(|| format!("--health {address}"))?;
+        serve_text(listener, readiness.clone(), String::new).await;
+        Ok(())
+    };
     let kept = tokio::select! {
-        kept = place.keep() => kept,
+        kept = place.keep(&readiness) => kept,
+        served = serving => served,
         () = stop => Ok(()),
     };
-    if let Some(list) = place.list()? {
-        change(&list, None)?;
-        tracing::info!(list = %list.display(), "the entry is taken out");
-    }
-    kept
+    kept.and(place.leave())
 }
 
 impl Place {
-    async fn keep(&self) -> anyhow::Result<()> {
+    /// Ends only with an entry that was lost. Ready while it stands.
+    async fn keep(&self, readiness: &Readiness) -> anyhow::Result<()> {
         let mut ticks = interval(AGAIN);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut health, mut failures) = (None, 0);
+        let (mut stood, mut missed) = (false, 0);
         loop {
             ticks.tick().await;
-            match self.ensure() {
-                Ok(()) => failures = 0,
-                // Before the first success it is the network that is late; afterwards pods may start without a fence.
-                Err(error) if health.is_some() && failures >= LOST => return Err(error),
+            let ensured = self.ensure();
+            readiness.set(ensured.is_ok());
+            match ensured {
+                Ok(()) => (stood, missed) = (true, 0),
+                // Before it first stood it is the network that is late; afterwards pods may start without a fence.
+                Err(error) if stood && missed >= LOST => return Err(error.context("the entry is lost")),
                 Err(error) => {
                     tracing::warn!("the entry does not stand: {error:#}");
-                    failures += 1;
-                    continue;
+                    missed += 1;
                 }
             }
-            if let (None, Some(address)) = (&health, self.health) {
-                let listener = TcpListener::bind(address).await.with_context(|| format!("--health {address}"))?;
-                health = Some(Serving(tokio::spawn(serve_text(listener, Readiness::default(), String::new))));
-            }
         }
+    }
+
+    /// Takes the entry out, where there is one.
+    fn leave(&self) -> anyhow::Result<()> {
+        let Some(list) = self.list()? else { return Ok(()) };
+        if change(&list, None)? {
+            tracing::info!(list = %list.display(), "the entry is taken out");
+        }
+        Ok(())
     }
 
     fn copy_program(&self) -> anyhow::Result<()> {
@@ -141,15 +153,6 @@ fn change(list: &Path, entry: Option<Value>) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Ends with what it was made for.
-struct Serving(tokio::task::JoinHandle<()>);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// The plugin's name: its file, and its type in lists.
 const PROGRAM: &str = "tollgate-cni";
 
@@ -161,6 +164,8 @@ const LOST: u32 = 10;
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
 
     fn place(dir: &Path) -> Place {
@@ -185,6 +190,39 @@ mod tests {
         assert!(!change(&list, Some(place.entry())).expect("done"), "twice changes nothing");
         change(&list, None).expect("done");
         assert_eq!(types(&list), ["bridge"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_is_lost_is_given_up_and_one_that_never_stood_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (place, readiness) = (place(dir.path()), Readiness::default());
+        let long = AGAIN * (LOST + 5);
+        tokio::time::timeout(long, place.keep(&readiness)).await.expect_err("the network may be late");
+        assert!(!readiness.is_ready());
+
+        let list = dir.path().join("10-net.conflist");
+        let write = |text| fs::write(&list, text).expect("written");
+        let keeping = place.keep(&readiness);
+        let disturbing = async {
+            write(r#"{"plugins":[{"type":"bridge"}]}"#);
+            sleep(AGAIN).await;
+            assert!(readiness.is_ready());
+            write("");
+            sleep(AGAIN * 3).await;
+            assert!(!readiness.is_ready(), "while it does not stand");
+            write(r#"{"plugins":[{"type":"bridge"}]}"#);
+            sleep(AGAIN * 2).await;
+            assert!(readiness.is_ready(), "a list that was being written is no loss");
+            fs::remove_file(&list).expect("there");
+            sleep(AGAIN * LOST / 2).await;
+            assert!(!readiness.is_ready());
+            std::future::pending::<()>().await;
+        };
+        let lost = tokio::select! {
+            lost = keeping => lost.expect_err("it does not stand"),
+            () = disturbing => unreachable!("it waits for the loss"),
+        };
+        assert!(format!("{lost:#}").starts_with("the entry is lost: there is no network"), "{lost:#}");
     }
 
     #[test]

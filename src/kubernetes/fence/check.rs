@@ -65,6 +65,8 @@ pub enum Way {
     Dns,
     /// An echo request.
     Icmp,
+    /// An address that is not the pod's, which answers would go to.
+    Source,
     /// A socket below TCP and UDP.
     Raw,
     /// The sidecar as a relay.
@@ -105,6 +107,7 @@ impl fmt::Display for Way {
             Self::Udp => "udp",
             Self::Dns => "dns",
             Self::Icmp => "icmp",
+            Self::Source => "source",
             Self::Raw => "raw",
             Self::Relay => "relay",
             Self::User => "user",

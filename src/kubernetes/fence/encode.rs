@@ -10,12 +10,12 @@ use super::{
 /// The messages that put this table in the place of one with the same name.
 pub fn replacement(table: &Table) -> Vec<Request> {
     let mut requests = removal(table.name);
-    requests.push(Request::new(NEW_TABLE, CREATE, Attributes::default().text(1, table.name)));
+    requests.push(Request::new(NEW_TABLE, CREATE, Attributes::default().text(TABLE_NAME, table.name)));
     for chain in &table.chains {
         requests.push(Request::new(NEW_CHAIN, CREATE, of_chain(table.name, chain)));
         let rules = chain.rules.iter().map(|rule| {
-            let attributes = Attributes::default().text(1, table.name).text(2, chain.name);
-            Request::new(NEW_RULE, CREATE | APPEND, attributes.nested(4, expressions(rule)))
+            let attributes = of_rules(table.name, chain).nested(RULE_EXPRESSIONS, expressions(rule));
+            Request::new(NEW_RULE, CREATE | APPEND, attributes)
         });
         requests.extend(rules);
     }
@@ -24,19 +24,25 @@ pub fn replacement(table: &Table) -> Vec<Request> {
 
 /// The messages that remove the table of this name, whether or not there is one.
 pub fn removal(name: &str) -> Vec<Request> {
-    let named = || Attributes::default().text(1, name);
+    let named = || Attributes::default().text(TABLE_NAME, name);
     vec![Request::new(NEW_TABLE, CREATE, named()), Request::new(DEL_TABLE, 0, named())]
 }
 
 /// The attributes of a base chain.
 pub fn of_chain(table: &str, chain: &Chain) -> Attributes {
-    let hook = Attributes::default().number(1, hook_number(chain.hook)).number(2, chain.priority.cast_unsigned());
+    let hook = Attributes::default().number(HOOK_NUMBER, hook_number(chain.hook));
+    let hook = hook.number(HOOK_PRIORITY, chain.priority.cast_unsigned());
     let policy = match chain.policy {
         Policy::Drop => 0,
         Policy::Accept => 1,
     };
-    let attributes = Attributes::default().text(1, table).text(3, chain.name).nested(4, hook);
-    attributes.number(5, policy).text(7, chain.kind.name())
+    let attributes = Attributes::default().text(CHAIN_TABLE, table).text(CHAIN_NAME, chain.name);
+    attributes.nested(CHAIN_HOOK, hook).number(CHAIN_POLICY, policy).text(CHAIN_TYPE, chain.kind.name())
+}
+
+/// The attributes that say where a rule is: which chain of which table.
+pub fn of_rules(table: &str, chain: &Chain) -> Attributes {
+    Attributes::default().text(RULE_TABLE, table).text(RULE_CHAIN, chain.name)
 }
 
 /// The expressions of a rule, as a list.
@@ -46,7 +52,7 @@ pub fn expressions(rule: &Rule) -> Attributes {
         of_match(*one, &mut all);
     }
     of_verdict(rule.verdict, &mut all);
-    all.into_iter().fold(Attributes::default(), |list, expression| list.nested(1, expression))
+    all.into_iter().fold(Attributes::default(), |list, expression| list.nested(LIST_ELEMENT, expression))
 }
 
 fn of_match(one: Match, to: &mut Vec<Attributes>) {
@@ -74,6 +80,7 @@ fn of_match(one: Match, to: &mut Vec<Attributes>) {
         Match::Established => {
             to.extend([connection(CT_STATE), only_bits(ESTABLISHED), compare(UNEQUAL, &[0; 4])]);
         }
+        Match::ForeignSource => to.extend([source_type(), compare(UNEQUAL, &LOCAL.to_ne_bytes())]),
         Match::Reply => to.extend([connection(CT_DIRECTION), compare(EQUAL, &[1])]),
     }
 }
@@ -120,7 +127,7 @@ fn of_port(protocol: Protocol, port: u16, to: &mut Vec<Attributes>) {
 }
 
 fn expression(name: &str, data: Attributes) -> Attributes {
-    Attributes::default().text(1, name).nested(2, data)
+    Attributes::default().text(EXPRESSION_NAME, name).nested(EXPRESSION_DATA, data)
 }
 
 /// Loads a fact about the packet.
@@ -131,6 +138,11 @@ fn meta(key: u32) -> Attributes {
 /// Loads a fact about the packet's connection.
 fn connection(key: u32) -> Attributes {
     expression("ct", Attributes::default().number(1, REGISTER).number(2, key))
+}
+
+/// Loads what this namespace's routes say of the address that the packet comes from.
+fn source_type() -> Attributes {
+    expression("fib", Attributes::default().number(1, REGISTER).number(2, ADDRESS_TYPE).number(3, OF_SOURCE))
 }
 
 /// Loads bytes of the packet.
@@ -167,6 +179,33 @@ fn hook_number(hook: Hook) -> u32 {
     }
 }
 
+/// A table's name.
+pub const TABLE_NAME: u16 = 1;
+/// A table's flags; one of them switches it off.
+pub const TABLE_FLAGS: u16 = 2;
+
+/// The name of a chain's table.
+pub const CHAIN_TABLE: u16 = 1;
+/// A chain's name.
+pub const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+/// A rule's expressions, as a list.
+pub const RULE_EXPRESSIONS: u16 = 4;
+
+const LIST_ELEMENT: u16 = 1;
+
+// What an expression is told is numbered by each anew, and said where it is made.
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+
 const NEW_TABLE: u8 = 0;
 const DEL_TABLE: u8 = 2;
 const NEW_CHAIN: u8 = 3;
@@ -196,6 +235,10 @@ const PROTOCOL: u32 = 16;
 const CT_STATE: u32 = 0;
 const CT_DIRECTION: u32 = 1;
 const ESTABLISHED: u32 = 2;
+
+const ADDRESS_TYPE: u32 = 3;
+const OF_SOURCE: u32 = 1;
+const LOCAL: u32 = 2;
 
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;

@@ -56,6 +56,11 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
+/// The first attribute of this kind in these bytes.
+pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(found, value)| (found & KIND == kind).then_some(value))
+}
+
 /// Whether `theirs` says all that `ours` says. The kernel has an order of its own and adds what it counts, but it can't add
 /// to a list without this being false: of each kind that ours has, theirs has as many.
 pub fn says_all(theirs: &[u8], ours: &Attributes) -> bool {
@@ -249,6 +254,9 @@ mod tests {
         let sent = Attributes::default().text(1, "lo").number(2, 7).bytes(3, &[1, 2, 3, 4, 5]);
         let all: Vec<_> = attributes(sent.as_bytes()).collect();
         assert_eq!(all, [(1, &b"lo\0"[..]), (2, &[0, 0, 0, 7]), (3, &[1, 2, 3, 4, 5])]);
+        let nested = Attributes::default().nested(4, sent);
+        assert_eq!(attribute(nested.as_bytes(), 4).and_then(|list| attribute(list, 1)), Some(&b"lo\0"[..]));
+        assert_eq!(attribute(nested.as_bytes(), 1), None);
         assert_eq!(attributes(&[9, 0, 1, 0, 0]).count(), 0, "longer than there is");
         assert_eq!(attributes(&[3, 0, 1, 0]).count(), 0, "shorter than a header");
     }

@@ -14,6 +14,10 @@
 //! connection whose process closed it. Answers over UDP are refused like all UDP.
 //!
 //! Replies are told by their direction and state together, so that a raw socket can't pass for one where no caller is.
+//!
+//! Nobody sends in another's name. Over IPv6 any process may choose an address for its socket that the pod does not have
+//! (`IPV6_FREEBIND`). Calling a server in the pod from such an address makes its answers leave, and so do the kernel's own
+//! refusals and echoes, and the stub resolver's answers: each is a way out for what the caller wrote.
 
 use super::{
     Fence,
@@ -43,6 +47,8 @@ fn capture(fence: &Fence) -> Chain {
 
 fn refuse(fence: &Fence) -> Chain {
     let mut rules = let_out(fence);
+    // Vanishes, because a refusal would go to that address, with a part of what was sent.
+    rules.push(Rule::new([Match::OtherOwner(fence.uid), Match::ForeignSource], Verdict::Drop));
     rules.push(Rule::new([Match::OutLoopback], Verdict::Accept));
     // A redirect has changed the destination by now, but not the interface that this chain sees.
     rules.push(Rule::new([Match::ToLoopback4], Verdict::Accept));
@@ -128,6 +134,7 @@ mod tests {
             type filter hook output priority 0; policy drop;
             meta skuid 15000 accept
             meta skuid 1337 accept
+            meta skuid != 15000 fib saddr type != local drop
             oifname "lo" accept
             ip daddr 127.0.0.0/8 accept
             ip6 daddr ::1 accept

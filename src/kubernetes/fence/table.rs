@@ -102,6 +102,8 @@ pub enum Match {
     Established,
     /// Goes from who was called to who called.
     Reply,
+    /// Says that it comes from an address that this namespace does not have.
+    ForeignSource,
 }
 
 /// A family of addresses.
@@ -206,6 +208,7 @@ impl fmt::Display for Match {
             Self::UdpPort(port) => write!(f, "udp dport {port}"),
             Self::Established => f.write_str("ct state established"),
             Self::Reply => f.write_str("ct direction reply"),
+            Self::ForeignSource => f.write_str("fib saddr type != local"),
         }
     }
 }

@@ -9,13 +9,17 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_json::{Value, json};
 
 use super::{
-    Config,
+    Config, earlier,
     pod::{self, CONTAINERS, Container, INIT_CONTAINERS, Pod, Variable},
     safety,
-    settings::{AccountToken, Capture, Privileges},
+    settings::{AccountToken, Privileges},
     sidecar::TRUST_VOLUME,
+    weakness,
 };
-use crate::{exec::environment, kubernetes::TRUST_DIR};
+use crate::{
+    exec::environment,
+    kubernetes::{Capture, TRUST_DIR},
+};
 
 /// What is told about a pod's own containers.
 #[derive(Debug, Default)]
@@ -85,7 +89,7 @@ fn drop_privileges(container: &mut Value, seen: &Container, config: &Config) {
         Privileges::Drop | Privileges::Lower | Privileges::Refuse => return,
     }
     let context = &seen.security_context;
-    let missing: Vec<&str> = DROPPED.into_iter().filter(|name| !safety::drops(context, name)).collect();
+    let missing: Vec<&str> = DROPPED.into_iter().filter(|name| !weakness::drops(context, name)).collect();
     if missing.is_empty() && context.allow_privilege_escalation == Some(false) {
         return;
     }
@@ -151,10 +155,8 @@ impl Wanted {
         if before.value_from.is_some() {
             return None;
         }
-        let before = before.value.as_deref().unwrap_or_default();
-        if before.ends_with(&self.java) {
-            return Some(before.to_owned());
-        }
+        // Ours of another way of capture may be among them.
+        let before = earlier::without_ours(before.value.as_deref().unwrap_or_default());
         if before.contains("javax.net.ssl.trustStore") {
             return None;
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     mesh,
-    settings::{Capture, Native, Ports, Settings},
+    settings::{Native, Ports, Settings},
 };
 use crate::{
     config::{
@@ -12,7 +12,7 @@ use crate::{
         document::{Document, Place},
         file,
     },
-    kubernetes::{CHECK_UID, UID},
+    kubernetes::{CHECK_UID, Capture, UID},
 };
 
 /// How pods are injected, checked and ready to use.
@@ -260,7 +260,12 @@ const LONGEST_MOUNT: usize = 40;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::kubernetes::inject::yaml;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("/base"), "f", &|_| None).map_err(|problems| problems.to_string())
@@ -331,5 +336,63 @@ serve: {max_body: 1KiB}
         f:12: identity.spiffe_socket: expected the name of a file
         f:13: serve.max_body: expected from 64KiB to 64MiB
         ");
+    }
+
+    /// The rows of docs/inject.md: each key with its default, if it has one.
+    fn documented() -> BTreeMap<String, Option<Value>> {
+        let document = include_str!("../../../docs/inject.md");
+        let rows = document.lines().filter(|line| line.starts_with("| `"));
+        rows.map(|row| {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let key = cells[0].trim_start_matches("| ").trim_matches('`').to_owned();
+            let default = cells[1].strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
+            (key, default.map(|text| yaml::read(&format!("is: {text}")).unwrap()["is"].clone()))
+        })
+        .collect()
+    }
+
+    /// The keys below this part of a schema that hold no further keys.
+    fn keys(part: &Value, schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+        if let Some(name) = part["$ref"].as_str() {
+            return keys(schema.pointer(name.trim_start_matches('#')).unwrap(), schema, path, found);
+        }
+        let before = found.len();
+        for (key, property) in part["properties"].as_object().into_iter().flatten() {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            keys(property, schema, &path, found);
+        }
+        let ways = ["anyOf", "oneOf", "allOf"].into_iter().flat_map(|way| part[way].as_array().into_iter().flatten());
+        for way in ways.filter(|way| way.get("$ref").is_some() || way.get("properties").is_some()) {
+            keys(way, schema, path, found);
+        }
+        let items = &part["items"]["$ref"];
+        if items.is_string() {
+            keys(&part["items"], schema, &format!("{path}[]"), found);
+        }
+        if found.len() == before {
+            found.insert(path.to_owned());
+        }
+    }
+
+    #[test]
+    fn the_documented_keys_are_those_that_are_read() {
+        let schema = json!(schemars::schema_for!(Settings));
+        let mut read = BTreeSet::new();
+        keys(&schema, &schema, "", &mut read);
+        assert_eq!(documented().into_keys().collect::<BTreeSet<_>>(), read);
+    }
+
+    #[test]
+    fn the_documented_defaults_are_those_that_are_used() {
+        let mut written = json!({});
+        for (key, default) in documented() {
+            let Some(default) = default.filter(|_| !key.contains("[]")) else { continue };
+            let mut place = &mut written;
+            for step in key.split('.') {
+                place = &mut place[step];
+            }
+            *place = default;
+        }
+        assert_eq!(serde_json::from_value::<Settings>(written).unwrap(), Settings::default());
     }
 }

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::{Config, Outcome, Refused, inject, yaml};
+use super::{Config, Outcome, Unsafe, inject, yaml};
 
 /// Manifests with sidecars.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -105,7 +105,7 @@ impl Walk<'_> {
     }
 }
 
-fn errors(refused: &Refused, at: impl Fn(&str) -> String) -> impl Iterator<Item = String> {
+fn errors(refused: &Unsafe, at: impl Fn(&str) -> String) -> impl Iterator<Item = String> {
     refused.reasons().iter().map(move |reason| format!("{}: {}", at(&reason.field), reason.why))
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::refusal::Refused;
+use super::unsafe_pod::Unsafe;
 
 /// A pod, or the template of one.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -52,6 +52,8 @@ pub struct Spec {
     pub share_process_namespace: bool,
     /// When its containers are started again.
     pub restart_policy: Option<String>,
+    /// How many seconds its containers have to end.
+    pub termination_grace_period_seconds: Option<i64>,
     /// Whether it gets a service account token.
     pub automount_service_account_token: Option<bool>,
     /// What holds for all containers.
@@ -239,9 +241,9 @@ impl Pod {
     ///
     /// # Errors
     /// The first field that has another shape than a pod's.
-    pub fn read(pod: &Value) -> Result<Self, Refused> {
+    pub fn read(pod: &Value) -> Result<Self, Unsafe> {
         if !pod.get("spec").is_some_and(Value::is_object) {
-            return Err(Refused::one("spec", "expected the specification of a pod"));
+            return Err(Unsafe::one("spec", "expected the specification of a pod"));
         }
         typed(&without_nulls(pod))
     }
@@ -254,10 +256,10 @@ impl Pod {
     }
 }
 
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Refused> {
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Unsafe> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = error.path().to_string();
-        Refused::one(&field, &error.into_inner().to_string())
+        Unsafe::one(&field, &error.into_inner().to_string())
     })
 }
 
@@ -295,6 +297,13 @@ pub fn list<'a>(parent: &'a mut Value, key: &str) -> &'a mut Vec<Value> {
 pub fn retain(parent: &mut Value, key: &str, stays: impl FnMut(&Value) -> bool) {
     if let Some(Value::Array(entries)) = parent.get_mut(key) {
         entries.retain(stays);
+    }
+}
+
+/// Takes this field out, where there is one.
+pub fn remove(parent: &mut Value, key: &str) {
+    if let Some(fields) = parent.as_object_mut() {
+        fields.remove(key);
     }
 }
 

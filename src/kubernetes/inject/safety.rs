@@ -1,14 +1,16 @@
 //! What a pod must not have, because with it the sidecar could be gone around or robbed.
 //!
-//! All that is wrong is found at once. What only weakens a pod is no reason to refuse it: see [`weaknesses`].
+//! All that is wrong is found at once. What only weakens a pod is no reason to refuse it, unless the platform says so: see
+//! [`weakness`](super::weakness).
 
 use std::path::{Component, Path, PathBuf};
 
 use super::{
     Config, mesh,
-    pod::{Container, Pod, SecurityContext, Spec, Volume},
-    refusal::Refused,
+    pod::{Container, Pod, SecurityContext, Volume},
     settings::{Privileges, Spiffe},
+    unsafe_pod::Unsafe,
+    weakness::weaknesses,
 };
 use crate::kubernetes::{SIDECAR, UID};
 
@@ -16,8 +18,8 @@ use crate::kubernetes::{SIDECAR, UID};
 ///
 /// # Errors
 /// All of it.
-pub fn check(pod: &Pod, config: &Config) -> Result<(), Refused> {
-    let mut check = Check { config, refused: Refused::default() };
+pub fn check(pod: &Pod, config: &Config) -> Result<(), Unsafe> {
+    let mut check = Check { config, found: Unsafe::default() };
     check.pod(pod);
     for (path, container) in pod.containers() {
         check.container(&path, container);
@@ -25,16 +27,7 @@ pub fn check(pod: &Pod, config: &Config) -> Result<(), Refused> {
     for (index, volume) in pod.spec.volumes.iter().enumerate() {
         check.volume(&format!("spec.volumes[{index}]"), volume);
     }
-    check.refused.into_result()
-}
-
-/// By what a container could still leave the fence: its field and a sentence. Nothing where there is no fence to leave.
-pub fn weaknesses(pod: &Pod, config: &Config) -> Vec<(String, String)> {
-    if !config.capture().is_fenced() {
-        return Vec::new();
-    }
-    let own = pod.containers().filter(|(_, container)| !is_other(container, config));
-    own.filter_map(|(path, container)| Some((path, weakness(container, &pod.spec)?))).collect()
+    check.found.into_result()
 }
 
 /// Whether a container is neither an agent's nor to be looked at as one: ours, or a mesh's.
@@ -47,35 +40,8 @@ pub fn is_ours(name: &str) -> bool {
     name == SIDECAR || name.starts_with(PREFIX)
 }
 
-fn weakness(container: &Container, spec: &Spec) -> Option<String> {
-    let context = &container.security_context;
-    let user = context.run_as_user.or(spec.security_context.run_as_user);
-    let not_root = context.run_as_non_root.or(spec.security_context.run_as_non_root) == Some(true);
-    let root = user == Some(0) || (user.is_none() && !not_root);
-    let name = &container.name;
-    if root && !drops(context, "NET_RAW") {
-        return Some(format!("container {name} may run as root with NET_RAW, which passes by the fence"));
-    }
-    if root && !drops(context, "SETUID") {
-        return Some(format!("container {name} may run as root with SETUID and so become the sidecar's user"));
-    }
-    if !root && context.allow_privilege_escalation != Some(false) {
-        return Some(format!("container {name} may gain privileges and so become the sidecar's user"));
-    }
-    None
-}
-
-/// Whether a capability that containers usually have is taken away.
-pub fn drops(context: &SecurityContext, capability: &str) -> bool {
-    context
-        .capabilities
-        .drop
-        .iter()
-        .any(|dropped| matches!(plain(dropped).as_str(), "ALL") || plain(dropped) == capability)
-}
-
 /// Runtimes take names of capabilities in either case, with or without their prefix.
-fn plain(capability: &str) -> String {
+pub fn plain(capability: &str) -> String {
     let name = capability.trim().to_ascii_uppercase();
     name.strip_prefix("CAP_").map(str::to_owned).unwrap_or(name)
 }
@@ -97,7 +63,7 @@ fn absolute(path: &str) -> PathBuf {
 
 struct Check<'a> {
     config: &'a Config,
-    refused: Refused,
+    found: Unsafe,
 }
 
 impl Check<'_> {
@@ -115,44 +81,30 @@ impl Check<'_> {
         ];
         for (field, set, why) in shared {
             if set {
-                self.refused.add(field, why);
+                self.found.add(field, why);
             }
         }
         if pod.metadata.annotations.contains_key(MIRROR) {
-            self.refused.add(format!("metadata.annotations[{MIRROR}]"), "a static pod can't be injected");
+            self.found.add(format!("metadata.annotations[{MIRROR}]"), "a static pod can't be injected");
         }
         if spec.containers.is_empty() {
-            self.refused.add("spec.containers", "there is none");
+            self.found.add("spec.containers", "there is none");
         }
         if !self.config.native && spec.restart_policy.as_deref().is_some_and(|policy| policy != "Always") {
             let why = "such a pod would never end, as its sidecar is no native one; that needs Kubernetes 1.29";
-            self.refused.add("spec.restartPolicy", why);
+            self.found.add("spec.restartPolicy", why);
         }
         self.user("spec.securityContext.runAsUser", spec.security_context.run_as_user);
         if self.config.capture().is_fenced() && self.config.settings.agent.privileges == Privileges::Refuse {
-            self.weak(pod);
-        }
-    }
-
-    fn weak(&mut self, pod: &Pod) {
-        let weak = weaknesses(pod, self.config);
-        let agents = pod.containers().filter(|(_, container)| !is_other(container, self.config));
-        for (path, container) in agents {
-            let user = container.security_context.run_as_user.or(pod.spec.security_context.run_as_user);
-            match weak.iter().find(|(of, _)| *of == path) {
-                Some((_, why)) => self.refused.add(format!("{path}.securityContext"), why),
-                None if user.is_none() => {
-                    let why = "is needed, for the user that an image names could be the sidecar's";
-                    self.refused.add(format!("{path}.securityContext.runAsUser"), why);
-                }
-                None => {}
+            for (field, why) in weaknesses(pod, self.config) {
+                self.found.add(field, why);
             }
         }
     }
 
     fn container(&mut self, path: &str, container: &Container) {
         if is_ours(&container.name) {
-            self.refused.add(format!("{path}.name"), format!("{} is a name of the sidecar's", container.name));
+            self.found.add(format!("{path}.name"), format!("{} is a name of the sidecar's", container.name));
         }
         self.mounts(path, container);
         self.secrets_of(path, container);
@@ -160,7 +112,7 @@ impl Check<'_> {
             let ours = self.config.ports();
             if [ours.proxy, ours.transparent, ours.dns, ours.health].map(i64::from).contains(&port.container_port) {
                 let why = format!("{} is a port of the sidecar's", port.container_port);
-                self.refused.add(format!("{path}.ports[{index}].containerPort"), why);
+                self.found.add(format!("{path}.ports[{index}].containerPort"), why);
             }
         }
         if !mesh::owns(&self.config.settings.meshes, container) {
@@ -171,10 +123,10 @@ impl Check<'_> {
     fn privileges(&mut self, path: &str, context: &SecurityContext) {
         self.user(&format!("{path}.runAsUser"), context.run_as_user);
         if context.privileged {
-            self.refused.add(format!("{path}.privileged"), "a privileged container can undo the fence");
+            self.found.add(format!("{path}.privileged"), "a privileged container can undo the fence");
         }
         if context.proc_mount == "Unmasked" {
-            self.refused.add(format!("{path}.procMount"), "an unmasked /proc leads out of the container");
+            self.found.add(format!("{path}.procMount"), "an unmasked /proc leads out of the container");
         }
         let fenced = self.config.capture().is_fenced();
         let strict = fenced && self.config.settings.agent.privileges != Privileges::Lower;
@@ -185,21 +137,21 @@ impl Check<'_> {
                 if name.starts_with("NET_") {
                     why.push_str("; a mesh's container is known by `meshes` in the injector's configuration");
                 }
-                self.refused.add(format!("{path}.capabilities.add[{index}]"), why);
+                self.found.add(format!("{path}.capabilities.add[{index}]"), why);
             }
         }
         if strict && context.allow_privilege_escalation == Some(true) {
             let why = "a process that gains privileges could become the sidecar's user";
-            self.refused.add(format!("{path}.allowPrivilegeEscalation"), why);
+            self.found.add(format!("{path}.allowPrivilegeEscalation"), why);
         }
     }
 
     fn user(&mut self, field: &str, user: Option<i64>) {
         let Some(user) = user else { return };
         if user == i64::from(UID) {
-            self.refused.add(field, format!("{UID} is the sidecar's user, whom the fence lets out"));
+            self.found.add(field, format!("{UID} is the sidecar's user, whom the fence lets out"));
         } else if self.config.exempt_uids.iter().any(|exempt| i64::from(*exempt) == user) {
-            self.refused.add(field, format!("{user} is a user whom the fence lets out"));
+            self.found.add(field, format!("{user} is a user whom the fence lets out"));
         }
     }
 
@@ -207,11 +159,11 @@ impl Check<'_> {
         for (index, mount) in container.volume_mounts.iter().enumerate() {
             if is_ours(&mount.name) {
                 let why = format!("{} is a volume of the sidecar's", mount.name);
-                self.refused.add(format!("{path}.volumeMounts[{index}].name"), why);
+                self.found.add(format!("{path}.volumeMounts[{index}].name"), why);
             }
             let at = absolute(&mount.mount_path);
             if OWN_DIRECTORIES.iter().any(|own| at.starts_with(own)) {
-                self.refused.add(format!("{path}.volumeMounts[{index}].mountPath"), "the sidecar's own directory");
+                self.found.add(format!("{path}.volumeMounts[{index}].mountPath"), "the sidecar's own directory");
             }
         }
     }
@@ -229,13 +181,13 @@ impl Check<'_> {
 
     fn secret(&mut self, field: &str, name: &str) {
         if self.config.settings.sidecar.secrets.iter().any(|mount| mount.secret == name) {
-            self.refused.add(field, format!("the Secret {name} is for the sidecar alone"));
+            self.found.add(field, format!("the Secret {name} is for the sidecar alone"));
         }
     }
 
     fn volume(&mut self, path: &str, volume: &Volume) {
         if is_ours(&volume.name) {
-            self.refused.add(format!("{path}.name"), format!("{} is a name of the sidecar's", volume.name));
+            self.found.add(format!("{path}.name"), format!("{} is a name of the sidecar's", volume.name));
         }
         self.secret(&format!("{path}.secret.secretName"), &volume.secret.secret_name);
         if let Some(host_path) = &volume.host_path
@@ -243,7 +195,7 @@ impl Check<'_> {
         {
             let why = "a directory of the node may hold the sidecar's secrets; `permit.host_paths` in the injector's \
                        configuration lists what is harmless";
-            self.refused.add(format!("{path}.hostPath.path"), why);
+            self.found.add(format!("{path}.hostPath.path"), why);
         }
         for (index, source) in volume.projected.iter().flat_map(|projected| &projected.sources).enumerate() {
             let path = format!("{path}.projected.sources[{index}]");
@@ -251,13 +203,13 @@ impl Check<'_> {
             let ours = self.config.settings.identity.token.as_ref().map(|token| &token.audience);
             if source.service_account_token.as_ref().is_some_and(|token| Some(&token.audience) == ours) {
                 let why = "a token for this audience is the sidecar's identity";
-                self.refused.add(format!("{path}.serviceAccountToken.audience"), why);
+                self.found.add(format!("{path}.serviceAccountToken.audience"), why);
             }
         }
         if let Some(Spiffe::Csi(driver)) = &self.config.settings.identity.spiffe
             && volume.csi.driver == *driver
         {
-            self.refused.add(format!("{path}.csi.driver"), "the Workload API gives out the sidecar's identity");
+            self.found.add(format!("{path}.csi.driver"), "the Workload API gives out the sidecar's identity");
         }
     }
 
@@ -415,28 +367,6 @@ mod tests {
         assert_eq!(refused(&mesh, &config("")).len(), 2);
         let ports = "ports: {proxy: 16001, health: 16020, dns: 16053}";
         assert_eq!(refused(&mesh, &config(&format!("meshes: [{{kind: istio, images: [istio/]}}]\n{ports}"))), [""; 0]);
-    }
-
-    #[test]
-    fn what_a_container_could_still_do_is_told() {
-        let lower = config("agent: {privileges: lower}");
-        for (context, expected) in [
-            (json!({}), Some("NET_RAW")),
-            (json!({"runAsUser": 0}), Some("NET_RAW")),
-            (json!({"runAsUser": 0, "capabilities": {"drop": ["NET_RAW"]}}), Some("SETUID")),
-            (json!({"runAsUser": 0, "capabilities": {"drop": ["all"]}}), None),
-            (json!({"runAsNonRoot": true}), Some("gain privileges")),
-            (json!({"runAsUser": 7, "allowPrivilegeEscalation": false}), None),
-        ] {
-            let pod = container(json!({"name": "a", "securityContext": context}));
-            let found = weaknesses(&Pod::read(&pod).unwrap(), &lower);
-            match expected {
-                Some(expected) => assert!(found[0].1.contains(expected), "{found:?}"),
-                None => assert_eq!(found, [], "{pod}"),
-            }
-            let refuse = config("agent: {privileges: refuse}");
-            assert_eq!(refused(&pod, &refuse).len(), usize::from(expected.is_some()), "{pod}");
-        }
     }
 
     #[test]

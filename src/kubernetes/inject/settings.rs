@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::values::{Period, Size},
-    kubernetes::{DNS_PORT, HEALTH_PORT, PROXY_PORT, TRANSPARENT_PORT},
+    kubernetes::{Capture, DNS_PORT, HEALTH_PORT, PROXY_PORT, TRANSPARENT_PORT},
 };
 
 /// How pods are injected.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The sidecar's image, with a tag or a digest. Required.
@@ -24,6 +25,7 @@ pub struct Settings {
     /// How a pod's traffic comes to the sidecar.
     pub capture: Capture,
     /// Whether the sidecar is a native one, an init container that goes on running.
+    #[cfg_attr(test, schemars(with = "String"))]
     pub native: Native,
     /// The cluster's version, which `native: auto` asks.
     pub cluster_version: String,
@@ -77,6 +79,7 @@ impl Default for Settings {
 
 /// When the kubelet pulls the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum PullPolicy {
     /// At every start.
     Always,
@@ -85,38 +88,6 @@ pub enum PullPolicy {
     IfNotPresent,
     /// Never.
     Never,
-}
-
-/// How a pod's traffic comes to the sidecar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Capture {
-    /// By rules that an init container makes.
-    #[default]
-    Init,
-    /// By rules that the node makes.
-    Cni,
-    /// By variables that clients may ignore.
-    Proxy,
-}
-
-impl Capture {
-    /// As it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Init => "init",
-            Self::Cni => "cni",
-            Self::Proxy => "proxy",
-        }
-    }
-
-    /// Whether the kernel keeps the agent to the sidecar.
-    pub fn is_fenced(self) -> bool {
-        match self {
-            Self::Init | Self::Cni => true,
-            Self::Proxy => false,
-        }
-    }
 }
 
 /// Whether the sidecar is a native one.
@@ -150,6 +121,7 @@ impl<'de> Deserialize<'de> for Native {
 
 /// The sidecar's ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Ports {
     /// The explicit proxy.
@@ -170,6 +142,7 @@ impl Default for Ports {
 
 /// Which pods pass unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Skip {
     /// Pods for Windows nodes. If not, they are refused.
@@ -186,6 +159,7 @@ impl Default for Skip {
 
 /// What pods may have although it weakens them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Permit {
     /// Directories of the node that pods may mount, with what is below them.
@@ -194,6 +168,7 @@ pub struct Permit {
 
 /// The pod's own containers.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Agent {
     /// What becomes of privileges with which a container could become the sidecar's user.
@@ -202,6 +177,8 @@ pub struct Agent {
     pub service_account_token: AccountToken,
     /// Hosts that are reached without the proxy, where variables name one.
     pub no_proxy: Vec<String>,
+    /// Whether the platform placed a NetworkPolicy that denies by default on the pods. Without one no pod is above L1.
+    pub network_policy: bool,
 }
 
 impl Default for Agent {
@@ -210,12 +187,14 @@ impl Default for Agent {
             privileges: Privileges::default(),
             service_account_token: AccountToken::default(),
             no_proxy: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec(),
+            network_policy: false,
         }
     }
 }
 
 /// What becomes of privileges with which a container could become the sidecar's user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Privileges {
     /// They are taken away.
@@ -229,6 +208,7 @@ pub enum Privileges {
 
 /// What becomes of the pod's service account token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AccountToken {
     /// Only a pod that asks for it by `automountServiceAccountToken: true` gets it.
@@ -240,6 +220,7 @@ pub enum AccountToken {
 
 /// The sidecar.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Sidecar {
     /// The ConfigMap in the pod's namespace whose key `config.yaml` is the sidecar's configuration.
@@ -280,6 +261,7 @@ impl Default for Sidecar {
 
 /// What a container asks for and may use, in the notation of Kubernetes.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Resources {
     /// What the scheduler sets aside.
@@ -299,6 +281,7 @@ impl Resources {
 
 /// An amount of a resource.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Quantity {
     /// `200m`, `64Mi`.
@@ -309,6 +292,7 @@ pub enum Quantity {
 
 /// A Secret that only the sidecar reads, mounted below `/etc/tollgate/secrets`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SecretMount {
     /// The directory's name.
@@ -322,6 +306,7 @@ pub struct SecretMount {
 
 /// A ConfigMap of the sidecar, mounted below `/etc/tollgate/files`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ConfigMapMount {
     /// The directory's name.
@@ -335,6 +320,7 @@ pub struct ConfigMapMount {
 
 /// Where the sidecar's own identity comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Identity {
     /// A service account token that only the sidecar sees.
@@ -353,6 +339,7 @@ impl Default for Identity {
 
 /// A service account token that only the sidecar sees.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Token {
     /// Whom it is for.
@@ -369,6 +356,7 @@ impl Default for Token {
 
 /// How the SPIFFE Workload API's socket comes into the pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Spiffe {
     /// By this CSI driver.
@@ -379,6 +367,7 @@ pub enum Spiffe {
 
 /// A service mesh whose containers may stand in injected pods.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Mesh {
     /// Which one.
@@ -389,6 +378,7 @@ pub struct Mesh {
 
 /// Which service mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MeshKind {
     /// Istio.
@@ -399,6 +389,7 @@ pub enum MeshKind {
 
 /// The webhook.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Serve {
     /// Where reviews arrive, over TLS.

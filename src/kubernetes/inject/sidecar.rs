@@ -3,18 +3,18 @@
 //! Of the volumes, agents see the one with public certificates and no other. All containers but the one that puts up
 //! the fence have no power at all.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 
 use super::{
     Config,
     pod::{self, CONTAINERS, INIT_CONTAINERS},
-    settings::{Capture, Spiffe},
+    settings::Spiffe,
 };
 use crate::kubernetes::{
-    AUDIT_DIR, AUTHORITY_DIR, CHECK_UID, CONFIG_DIR, FENCE, FENCE_CHECK, FENCE_REPORT_DIR, FILES_DIR, IDENTITY_DIR,
-    POLICY_DIR, SECRETS_DIR, SIDECAR, SPIFFE_DIR, TRUST_DIR, UID,
+    AUDIT_DIR, AUTHORITY_DIR, CHECK_UID, CONFIG_DIR, Capture, FENCE, FENCE_CHECK, FENCE_REPORT_DIR, FILES_DIR,
+    IDENTITY_DIR, POLICY_DIR, SECRETS_DIR, SIDECAR, SPIFFE_DIR, TRUST_DIR, UID,
 };
 
 /// What the sidecar is told about its pod.
@@ -24,6 +24,8 @@ pub struct Facts<'a> {
     pub labels: BTreeMap<&'a str, &'a str>,
     /// By what a container could still leave the fence.
     pub weaknesses: Vec<String>,
+    /// How long its containers have to end.
+    pub grace: Duration,
 }
 
 /// Adds the containers, before the pod's own, and their volumes.
@@ -78,7 +80,10 @@ fn sidecar(facts: &Facts<'_>, config: &Config) -> Value {
             let command = [&[PROGRAM, "inject", "wait", "--health-port", &port], more].concat();
             json!({"exec": {"command": command}})
         };
-        container["lifecycle"] = json!({"postStart": wait(&[]), "preStop": wait(&["--idle"])});
+        // What is left of the grace is the sidecar's own, to end what is open and to write its records.
+        let patience = facts.grace.saturating_sub(OWN_GRACE).as_secs().to_string();
+        let (begin, end) = (wait(&[]), wait(&["--idle", "--timeout", &patience]));
+        container["lifecycle"] = json!({"postStart": begin, "preStop": end});
     }
     container
 }
@@ -93,7 +98,7 @@ fn fence(config: &Config) -> Value {
 fn fence_check(config: &Config) -> Value {
     let mut arguments = [vec!["fence".to_owned(), "check".to_owned()], fence_flags(config)].concat();
     let report = format!("{FENCE_REPORT_DIR}/{FENCE_REPORT_FILE}");
-    arguments.extend(["--report", &report, "--hidden", AUTHORITY_DIR].map(str::to_owned));
+    arguments.extend(["--report".to_owned(), report]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut container = container(FENCE_CHECK, &arguments, CHECK_UID, config);
     container["volumeMounts"] = json!([{"name": REPORT_VOLUME, "mountPath": FENCE_REPORT_DIR}]);
@@ -148,6 +153,7 @@ fn variables(facts: &Facts<'_>, config: &Config) -> Value {
     variables.push(literal("TOLLGATE_POD_WEAKNESSES", &json!(facts.weaknesses).to_string()));
     variables.push(literal("TOLLGATE_TRUST_DOMAIN", &settings.trust_domain));
     variables.push(literal("TOLLGATE_CAPTURE", config.capture().as_str()));
+    variables.push(literal("TOLLGATE_NETWORK_POLICY", &settings.agent.network_policy.to_string()));
     if config.capture().is_fenced() {
         variables.push(literal("TOLLGATE_FENCE_REPORT", &format!("{FENCE_REPORT_DIR}/{FENCE_REPORT_FILE}")));
     }
@@ -258,6 +264,8 @@ const PROGRAM: &str = "tollgate";
 pub const HEALTH_PORT_NAME: &str = "tollgate-health";
 /// The key of the ConfigMap with the sidecar's configuration.
 const CONFIG_FILE: &str = "config.yaml";
+/// Of a pod's time to end, what the sidecar needs after the hook that waits for open connections.
+const OWN_GRACE: Duration = Duration::from_secs(10);
 /// What the check of the fence leaves for the sidecar.
 const FENCE_REPORT_FILE: &str = "report.json";
 /// The service account token below its directory.

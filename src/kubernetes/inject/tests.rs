@@ -63,9 +63,64 @@ fn injecting_twice_changes_nothing() {
 
 #[test]
 fn another_injector_takes_the_place_of_the_first() {
-    let before = injected(&agent(), &config("capture: init\nsidecar: {secrets: [{name: s, secret: s}]}"));
-    let after = config("native: false\ncapture: cni");
-    assert_eq!(injected(&before.pod, &after).pod, injected(&agent(), &after).pod);
+    let ways = [
+        "capture: init\nsidecar: {secrets: [{name: s, secret: s}]}",
+        "capture: cni\nagent: {network_policy: true}",
+        "capture: proxy",
+        "capture: proxy\nports: {proxy: 16001}\nagent: {no_proxy: [a, b c]}",
+        "capture: init\nnative: false",
+        "capture: proxy\nnative: false",
+    ];
+    for pod in [secured(agent()), secured(variables())] {
+        for before in ways {
+            let once = injected(&pod, &config(before));
+            for after in ways {
+                let after = config(after);
+                assert_eq!(injected(&once.pod, &after), injected(&pod, &after), "{before}, then {:?}", after.capture());
+            }
+        }
+    }
+}
+
+/// The same pod with what injection would leave in it for good.
+fn secured(mut pod: Value) -> Value {
+    pod["metadata"]["annotations"][DEFAULT_CONTAINER] = json!("agent");
+    for list in [INIT_CONTAINERS, CONTAINERS] {
+        for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            container["securityContext"] =
+                json!({"runAsUser": 1000, "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        }
+    }
+    pod
+}
+
+/// A pod that sets what injection sets.
+fn variables() -> Value {
+    let env = |variables: &[(&str, &str)]| -> Value {
+        variables.iter().map(|(name, value)| json!({"name": name, "value": value})).collect()
+    };
+    let bundle = "/etc/tollgate/trust/ca.pem";
+    json!({"metadata": {"annotations": {}}, "spec": {"containers": [
+        {"name": "agent", "image": "a", "env": env(&[("JAVA_TOOL_OPTIONS", "-Xmx1g"), ("PIP_CERT", bundle)])},
+        {"name": "proxied", "image": "a", "env": env(&[("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "corp")])},
+        {"name": "own", "image": "a", "env": env(&[("JAVA_TOOL_OPTIONS", "-Djavax.net.ssl.trustStore=/own.jks"),
+                                                  ("SSL_CERT_FILE", bundle), ("npm_config_proxy", "http://corp")])},
+    ]}})
+}
+
+#[test]
+fn the_hook_leaves_a_sidecar_some_of_the_grace() {
+    let config = config("native: false");
+    for (grace, expected) in [(None, "20"), (Some(120), "110"), (Some(10), "0"), (Some(0), "0"), (Some(-1), "0")] {
+        let mut pod = agent();
+        if let Some(grace) = grace {
+            pod["spec"]["terminationGracePeriodSeconds"] = json!(grace);
+        }
+        let pod = injected(&pod, &config).pod;
+        let command = &pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"];
+        let command: Vec<&str> = command.as_array().unwrap().iter().map(|part| part.as_str().unwrap()).collect();
+        assert_eq!(command[5..], ["--idle", "--timeout", expected], "{grace:?}");
+    }
 }
 
 #[test]
@@ -131,7 +186,9 @@ fn the_pods_author_is_told_what_is_odd() {
     insta::assert_snapshot!(injected.warnings.join("\n"), @r"
     container agent: SSL_CERT_FILE is set by the pod and was left; what reads it may not trust the sidecar
     container agent: what envFrom says of certificates or proxies is overridden
+    assurance falls to L0: container prepare runs as the user that its image names, which may be one that the fence lets out; set runAsUser to any but 15000
     assurance falls to L0: container prepare may run as root with NET_RAW, which passes by the fence
+    assurance falls to L0: container agent runs as the user that its image names, which may be one that the fence lets out; set runAsUser to any but 15000
     assurance falls to L0: container agent may run as root with NET_RAW, which passes by the fence
     init containers run before the sidecar and reach nothing; that needs Kubernetes 1.29
     ");

@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -94,6 +94,26 @@ impl<'a> Pod<'a> {
         Container(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it can be started"))
     }
 
+    /// Runs the manifest's containers as they are written, until the pod ends. Once all have that end by themselves, the
+    /// one that would always run on is asked to end, and is killed if it does not within the pod's grace period. Tells
+    /// what each said, and how it ended.
+    pub fn complete(&mut self) -> BTreeMap<String, Output> {
+        let mut running = Vec::new();
+        for container in list(&self.spec, "containers") {
+            let mut command = self.command(container, None);
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            running.push((text(container, "name").to_owned(), command.spawn().expect("it can be started")));
+        }
+        let ended = running.into_iter().map(|(name, child)| (name, child.wait_with_output().expect("it is ours")));
+        let mut ended: BTreeMap<String, Output> = ended.collect();
+        let grace = self.spec["terminationGracePeriodSeconds"].as_u64().unwrap_or(30);
+        let sidecar = self.sidecar();
+        sidecar.signal(Signal::TERM);
+        let status = sidecar.ended_within(Duration::from_secs(grace));
+        ended.insert("tollgate".to_owned(), Output { status, stdout: Vec::new(), stderr: Vec::new() });
+        ended
+    }
+
     pub fn sidecar(&mut self) -> &mut Container {
         self.sidecar.as_mut().expect("it was started")
     }
@@ -147,9 +167,22 @@ impl Container {
         kill_process(self.pid(), signal).expect("it runs");
     }
 
-    /// Waits for its end; its exit code.
-    pub fn ended(&mut self) -> Option<i32> {
-        self.0.wait().expect("it is ours").code()
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.0.wait().expect("it is ours")
+    }
+
+    /// Waits for its end this long, and then kills it.
+    fn ended_within(&mut self, patience: Duration) -> ExitStatus {
+        let end = Instant::now() + patience;
+        while Instant::now() < end {
+            if let Some(status) = self.0.try_wait().expect("it is ours") {
+                return status;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.signal(Signal::KILL);
+        self.ended()
     }
 
     pub fn say(&mut self, line: &str) {
@@ -193,6 +226,8 @@ fn rights(context: &Value) -> Vec<String> {
         "--clear-groups".to_owned(),
         format!("--bounding-set=-all{bounding}"),
         "--inh-caps=-all".to_owned(),
+        // Said here, because who changes the user forgets what was said before.
+        "--pdeathsig=KILL".to_owned(),
     ];
     if context["allowPrivilegeEscalation"] == false {
         words.push("--no-new-privs".to_owned());

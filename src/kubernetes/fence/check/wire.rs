@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     io::{Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -33,6 +33,11 @@ pub fn probes(fence: &Fence) -> Vec<Probe> {
         let address = SocketAddr::from(([127, 0, 0, 1], fence.dns));
         let tried = format!("{address} by {device}");
         probes.push(Box::new(move || Finding::of(Way::Udp, tried, by_device(&device, address))));
+    }
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    for (from, to) in [IpAddr::V4(NOBODY4), IpAddr::V6(NOBODY6)].into_iter().zip(loopback) {
+        let tried = format!("{to} from {from}");
+        probes.push(Box::new(move || Finding::of(Way::Source, tried, from_another(from, to))));
     }
     for (family, name) in [(AddressFamily::INET, "IPv4"), (AddressFamily::INET6, "IPv6")] {
         probes.push(Box::new(move || Finding::of(Way::Icmp, format!("{name} echo request"), echo(family))));
@@ -119,6 +124,21 @@ fn by_device(device: &str, address: SocketAddr) -> Result<String, String> {
     match socket.bind_device(Some(device.as_bytes())) {
         Err(_) => Ok("a socket can't choose its interface".to_owned()),
         Ok(()) => refused(socket.send_to(b"tollgate", &address.into()).map(|_| ())),
+    }
+}
+
+/// What is called by loopback in the name of an address outside answers there, past the rules for who calls.
+fn from_another(from: IpAddr, to: IpAddr) -> Result<String, String> {
+    let from = SocketAddr::new(from, 0);
+    let bound = Socket::new(Domain::for_address(from), Type::DGRAM, None).and_then(|socket| {
+        if from.is_ipv4() { socket.set_freebind_v4(true) } else { socket.set_freebind_v6(true) }?;
+        socket.bind(&from.into())?;
+        Ok(socket)
+    });
+    match bound.and_then(|socket| socket.send_to(b"tollgate", &SocketAddr::new(to, DISCARD).into())) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(REFUSED.to_owned()),
+        Err(error) => Ok(format!("not possible: {error}")),
+        Ok(_) => Err("it was sent: what it calls answers past the fence".to_owned()),
     }
 }
 
@@ -211,11 +231,11 @@ const NOBODY4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const NOBODY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 const fn v4(ip: [u8; 4], port: u16) -> SocketAddr {
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3])), port)
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3])), port)
 }
 
 const fn v6(ip: Ipv6Addr, port: u16) -> SocketAddr {
-    SocketAddr::new(std::net::IpAddr::V6(ip), port)
+    SocketAddr::new(IpAddr::V6(ip), port)
 }
 
 /// What agents call, what leaves unseen elsewhere (SSH, mail, databases, the API server), a port of nobody's, and the
@@ -251,6 +271,9 @@ const UDP: [SocketAddr; 9] = [
     v6(NOBODY6, 853),
     v6(NOBODY6, 51_820),
 ];
+
+/// Nobody serves it.
+const DISCARD: u16 = 9;
 
 /// What holds is answered within a millisecond.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Why a pod can't be injected.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Refused {
+pub struct Unsafe {
     reasons: Vec<Reason>,
 }
 
@@ -17,12 +17,12 @@ pub struct Reason {
     pub why: String,
 }
 
-impl Refused {
+impl Unsafe {
     /// One reason.
     pub fn one(field: &str, why: &str) -> Self {
-        let mut refused = Self::default();
-        refused.add(field, why);
-        refused
+        let mut found = Self::default();
+        found.add(field, why);
+        found
     }
 
     /// A further reason.
@@ -44,7 +44,7 @@ impl Refused {
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Unsafe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, reason) in self.reasons.iter().enumerate() {
             let between = if index == 0 { "" } else { "; " };
@@ -60,4 +60,4 @@ impl fmt::Display for Reason {
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for Unsafe {}

@@ -9,6 +9,7 @@ mod earlier;
 pub mod manifest;
 pub mod mesh;
 pub mod metrics;
+pub mod outward;
 pub mod patch;
 pub mod pod;
 pub mod review;
@@ -67,7 +68,7 @@ pub fn inject(original: &Value, namespace: &str, config: &Config) -> Result<Outc
         strip(&mut pod, &seen);
         seen = Pod::read(&pod)?;
     }
-    safety::check(&seen, config)?;
+    safety::check(&pod, &seen, config)?;
     let kept = agent::change(&mut pod, &seen, config);
     agent::withhold_token(&mut pod, &seen, config);
     let changed = Pod::read(&pod)?;

@@ -16,6 +16,16 @@ pub fn owns(meshes: &[Mesh], container: &Container) -> bool {
     })
 }
 
+/// Whether this container sets the pod's network up for its mesh.
+pub fn sets_up(container: &Container) -> bool {
+    ["istio-init", "linkerd-init"].contains(&container.name.as_str())
+}
+
+/// Whether a hook may run this command: nothing, or what the meshes' own injectors write.
+pub fn may_run(command: &[String]) -> bool {
+    command.first().is_none_or(|program| ["pilot-agent", "/usr/lib/linkerd/linkerd-await"].contains(&program.as_str()))
+}
+
 /// Whether the image's name begins with `prefix`, at a boundary.
 fn begins(image: &str, prefix: &str) -> bool {
     image

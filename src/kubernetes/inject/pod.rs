@@ -110,6 +110,10 @@ pub struct Container {
     pub name: String,
     /// Its image.
     pub image: String,
+    /// What it runs instead of what its image runs.
+    pub command: Vec<String>,
+    /// What is done at its start and before its end.
+    pub lifecycle: Lifecycle,
     /// What it may do.
     pub security_context: SecurityContext,
     /// The ports it says it listens on.
@@ -120,6 +124,32 @@ pub struct Container {
     pub env: Vec<Variable>,
     /// Where further variables come from.
     pub env_from: Vec<Origin>,
+}
+
+/// What is done at a container's start and before its end.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Lifecycle {
+    /// Right after its start.
+    pub post_start: Handler,
+    /// Before its end.
+    pub pre_stop: Handler,
+}
+
+/// Something that is done. Only commands matter here.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Handler {
+    /// A command in the container.
+    pub exec: Exec,
+}
+
+/// A command in a container.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Exec {
+    /// The program and its arguments.
+    pub command: Vec<String>,
 }
 
 /// A port that a container says it listens on.

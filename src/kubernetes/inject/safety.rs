@@ -5,8 +5,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use serde_json::Value;
+
 use super::{
-    Config, mesh,
+    Config, mesh, outward,
     pod::{Container, Pod, SecurityContext, Volume},
     settings::{Privileges, Spiffe},
     unsafe_pod::Unsafe,
@@ -18,7 +20,7 @@ use crate::kubernetes::{SIDECAR, UID};
 ///
 /// # Errors
 /// All of it.
-pub fn check(pod: &Pod, config: &Config) -> Result<(), Unsafe> {
+pub fn check(original: &Value, pod: &Pod, config: &Config) -> Result<(), Unsafe> {
     let mut check = Check { config, found: Unsafe::default() };
     check.pod(pod);
     for (path, container) in pod.containers() {
@@ -27,6 +29,7 @@ pub fn check(pod: &Pod, config: &Config) -> Result<(), Unsafe> {
     for (index, volume) in pod.spec.volumes.iter().enumerate() {
         check.volume(&format!("spec.volumes[{index}]"), volume);
     }
+    outward::check(original, config, &mut check.found);
     check.found.into_result()
 }
 
@@ -115,8 +118,37 @@ impl Check<'_> {
                 self.found.add(format!("{path}.ports[{index}].containerPort"), why);
             }
         }
-        if !mesh::owns(&self.config.settings.meshes, container) {
+        if mesh::owns(&self.config.settings.meshes, container) {
+            self.mesh(path, container);
+        } else {
             self.privileges(&format!("{path}.securityContext"), &container.security_context);
+        }
+    }
+
+    /// A mesh's container runs as a user whom the fence lets out, and one of them has NET_ADMIN: it may run nothing but
+    /// what its image runs.
+    fn mesh(&mut self, path: &str, container: &Container) {
+        let context = &container.security_context;
+        if context.privileged {
+            self.found.add(format!("{path}.securityContext.privileged"), "no mesh needs a privileged container");
+        }
+        if context.proc_mount == "Unmasked" {
+            self.found.add(format!("{path}.securityContext.procMount"), "an unmasked /proc leads out of the container");
+        }
+        for (index, added) in context.capabilities.add.iter().enumerate() {
+            if !(mesh::sets_up(container) && ["NET_ADMIN", "NET_RAW"].contains(&plain(added).as_str())) {
+                let field = format!("{path}.securityContext.capabilities.add[{index}]");
+                self.found.add(field, "more than a container of the mesh needs");
+            }
+        }
+        if !container.command.is_empty() {
+            self.found.add(format!("{path}.command"), "a mesh's container runs what its image runs");
+        }
+        let hooks = [("postStart", &container.lifecycle.post_start), ("preStop", &container.lifecycle.pre_stop)];
+        for (hook, handler) in hooks {
+            if !mesh::may_run(&handler.exec.command) {
+                self.found.add(format!("{path}.lifecycle.{hook}.exec.command"), "not a command of the mesh's");
+            }
         }
     }
 
@@ -253,7 +285,7 @@ mod tests {
     }
 
     fn refused(pod: &Value, config: &Config) -> Vec<String> {
-        let found = check(&Pod::read(pod).unwrap(), config).err().unwrap_or_default();
+        let found = check(pod, &Pod::read(pod).unwrap(), config).err().unwrap_or_default();
         found.reasons().iter().map(|reason| reason.field.clone()).collect()
     }
 
@@ -273,7 +305,7 @@ mod tests {
         let config = config(
             "meshes: [{kind: istio, images: [istio/]}]\nports: {proxy: 16001, health: 16020, dns: 16053}\n\
              sidecar: {secrets: [{name: s, secret: ours}]}\nidentity: {spiffe: {csi: csi.spiffe.io}}\n\
-             permit: {host_paths: [/dev/dri]}\n",
+             permit: {host_paths: [/dev/dri], csi_drivers: [csi.spiffe.io]}\n",
         );
         let volume = |fields: Value| with(json!({"volumes": [fields]}));
         for (pod, field) in [

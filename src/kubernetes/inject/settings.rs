@@ -164,6 +164,8 @@ impl Default for Skip {
 pub struct Permit {
     /// Directories of the node that pods may mount, with what is below them.
     pub host_paths: Vec<String>,
+    /// Drivers of inline `csi` volumes that pods may use.
+    pub csi_drivers: Vec<String>,
 }
 
 /// The pod's own containers.

@@ -71,7 +71,7 @@ mod tests {
     }
 
     fn refused(pod: &Value, config: &Config) -> Vec<String> {
-        let found = safety::check(&Pod::read(pod).unwrap(), config).err().unwrap_or_default();
+        let found = safety::check(pod, &Pod::read(pod).unwrap(), config).err().unwrap_or_default();
         found.reasons().iter().map(|reason| reason.field.clone()).collect()
     }
 

@@ -118,6 +118,39 @@ def plain(expression):
     return "".join(out)
 
 
+def completed(pod):
+    """The pod as an API server completes it before the validating policies see it: defaults, and the service account's
+    token in every container."""
+    pod = copy.deepcopy(pod)
+    spec = pod["spec"]
+    for field, value in (("restartPolicy", "Always"), ("dnsPolicy", "ClusterFirst"), ("terminationGracePeriodSeconds", 30), ("securityContext", {}), ("serviceAccountName", "default")):
+        spec.setdefault(field, value)
+    for volume in spec.get("volumes", []):
+        for kind in ("configMap", "secret", "projected"):
+            if kind in volume:
+                volume[kind].setdefault("defaultMode", 0o644)
+    token = {"projected": {"defaultMode": 0o644, "sources": [{"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}}, {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}}]}}
+    spec.setdefault("volumes", []).append({"name": "kube-api-access-abcde", **token})
+    for container in spec.get("initContainers", []) + spec["containers"]:
+        container.setdefault("terminationMessagePath", "/dev/termination-log")
+        container.setdefault("terminationMessagePolicy", "File")
+        container.setdefault("imagePullPolicy", "IfNotPresent")
+        container.setdefault("resources", {})
+        container.setdefault("volumeMounts", []).append({"name": "kube-api-access-abcde", "readOnly": True, "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"})
+        for variable in container.get("env", []):
+            variable.get("valueFrom", {}).get("fieldRef", {}).setdefault("apiVersion", "v1")
+            if variable.get("value") == "":
+                del variable["value"]
+        for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+            if probe in container:
+                container[probe].setdefault("successThreshold", 1)
+                container[probe].get("httpGet", {}).setdefault("scheme", "HTTP")
+        for mount in container["volumeMounts"]:
+            if mount.get("readOnly") is False:
+                del mount["readOnly"]
+    return pod
+
+
 KEYS = {
     "volumes": "name",
     "containers": "name",

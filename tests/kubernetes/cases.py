@@ -1,6 +1,7 @@
 """What the chart is tried with: pods, ways to break out of them, and wrong values."""
 
 import copy
+import json
 
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -47,8 +48,40 @@ def mesh_pod(mesh, image):
     """A pod as a mesh's injector leaves it."""
     init = {"name": f"{mesh}-init", "image": image, "securityContext": {"runAsUser": 0, "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}}}
     user = {"istio": 1337, "linkerd": 2102}[mesh]
-    proxy = {"name": f"{mesh}-proxy", "image": image, "restartPolicy": "Always", "securityContext": {**RESTRICTED, "runAsUser": user}}
+    proxy = {"name": f"{mesh}-proxy", "image": image, "restartPolicy": "Always", "securityContext": {**copy.deepcopy(RESTRICTED), "runAsUser": user}}
     return pod(initContainers=[init, proxy])
+
+
+def mesh_changes(mesh):
+    """What is done to a mesh's containers, and by which words it is refused; none where it is let in."""
+    init, proxy = f"{mesh}-init", f"{mesh}-proxy"
+    wait = {"istio": ["pilot-agent", "wait"], "linkerd": ["/usr/lib/linkerd/linkerd-await", "--timeout=2m"]}[mesh]
+    return [
+        ("as it is", lambda pod: None, None),
+        ("waits for its proxy", of(proxy, lifecycle={"postStart": {"exec": {"command": wait}}}), None),
+        ("another image", of(proxy, image="evil.example/proxy:1"), "runAsUser"),
+        ("an image that begins like the mesh's", lambda pod: first(pod, proxy).update(image=first(pod, proxy)["image"].replace("/proxy", "-evil/proxy")), "runAsUser"),
+        ("privileged", lambda pod: first(pod, proxy)["securityContext"].update(privileged=True), "of the mesh must not be privileged"),
+        ("all of /proc", lambda pod: first(pod, init)["securityContext"].update(procMount="Unmasked"), "of the mesh must not be privileged"),
+        ("a shell", of(proxy, command=["sh", "-c", "curl evil.example"]), "run another command"),
+        ("a shell as a hook", of(proxy, lifecycle={"postStart": {"exec": {"command": ["sh", "-c", "id"]}}}), "run another command"),
+        ("a shell at the end", of(proxy, lifecycle={"preStop": {"exec": {"command": ["sh", "-c", "id"]}}}), "run another command"),
+        ("a shell as a probe", of(proxy, readinessProbe={"exec": {"command": ["sh", "-c", "id"]}}), "run another command"),
+        ("NET_ADMIN that stays", lambda pod: first(pod, proxy)["securityContext"]["capabilities"].update(add=["NET_ADMIN"]), "that ends, and nothing else"),
+        ("all capabilities", lambda pod: first(pod, init)["securityContext"]["capabilities"].update(add=["ALL"]), "that ends, and nothing else"),
+        ("the authority's key", lambda pod: first(pod, proxy).setdefault("volumeMounts", []).append({"name": "tollgate-ca-key", "mountPath": "/key"}), "volumes of the sidecar"),
+        ("a probe that the node sends elsewhere", of(proxy, livenessProbe={"httpGet": {"host": "169.254.169.254", "port": 80}}), "past the fence"),
+    ]
+
+
+# Pods that only an injector makes safe, or that stay weak and say so: by whom they are not refused.
+WEAK = {
+    "nothing said": pod({"name": "agent", "image": "registry.example/agent:1"}),
+    "a user that the image names": pod({"name": "agent", "image": "registry.example/agent:1", "securityContext": {k: v for k, v in RESTRICTED.items() if k != "runAsUser"}}),
+    "root": pod({"name": "agent", "image": "registry.example/agent:1", "securityContext": {"runAsUser": 0}}),
+    "root without capabilities": pod({"name": "agent", "image": "registry.example/agent:1", "securityContext": {"runAsUser": 0, "capabilities": {"drop": ["all"]}}}),
+    "one of two": pod(container("a"), {"name": "b", "image": "registry.example/agent:1"}),
+}
 
 
 def first(pod, name):
@@ -97,6 +130,68 @@ def other_configuration(pod):
     volume["configMap"]["name"] = "mine"
 
 
+def variable(name, value=None, **more):
+    """The sidecar is told something else."""
+
+    def change(pod):
+        one = next(e for e in first(pod, "tollgate")["env"] if e["name"] == name)
+        one.clear()
+        one.update({"name": name, **({} if value is None else {"value": value}), **more})
+
+    return change
+
+
+def added(name, field, entry):
+    """One more in a list of a container."""
+    return lambda pod: first(pod, name).setdefault(field, []).append(entry)
+
+
+def beneath(container_name, path, **more):
+    """One of the sidecar's mounts is another one."""
+    return lambda pod: next(m for m in first(pod, container_name)["volumeMounts"] if m["mountPath"] == path).update(more)
+
+
+def source(name, **fields):
+    """A volume of another source."""
+
+    def change(pod):
+        one = next(v for v in pod["spec"]["volumes"] if v["name"] == name)
+        one.clear()
+        one.update({"name": name, **fields})
+
+    return change
+
+
+def volume(**fields):
+    return lambda pod: pod["spec"]["volumes"].append({"name": "work", **fields})
+
+
+def both(*changes):
+    return lambda pod: [change(pod) for change in changes]
+
+
+def exempting(user):
+    """The fence and its check let one more user out."""
+
+    def change(pod):
+        for one in pod["spec"]["initContainers"]:
+            if one["name"].startswith("tollgate-"):
+                one["args"] += ["--exempt-uid", str(user)]
+
+    return change
+
+
+def asking_for(**changed):
+    """Another fence than the platform's."""
+
+    def change(pod):
+        annotations = pod["metadata"]["annotations"]
+        fence = {**json.loads(annotations["tollgate.dev/fence"]), **changed}
+        annotations["tollgate.dev/fence"] = json.dumps(fence, separators=(",", ":"))
+
+    return change
+
+
 def root_with(*dropped):
     def change(one):
         one["securityContext"] = {"runAsUser": 0, "allowPrivilegeEscalation": False, "capabilities": {"drop": list(dropped)}}
@@ -112,22 +207,22 @@ REFUSED_CHANGES = [
     ("no sidecar", drop("tollgate"), ALL, "there is no Tollgate sidecar"),
     ("an image that is not ours", of("tollgate", image="evil.example/tollgate:0.1.0"), ALL, "another image"),
     ("an image that begins like ours", of("tollgate", image="registry.example.com/tollgate-evil:1"), ALL, "another image"),
-    ("another command in our image", of("tollgate", command=["tollgate", "exec"]), ALL, "runs another command"),
-    ("no arguments", of("tollgate", args=[]), ALL, "runs another command"),
-    ("another subcommand", of("tollgate", args=["demo"]), ALL, "is not the sidecar"),
-    ("a configuration of the pod's", of("tollgate", args=["run", "--config", "/work/mine.yaml"]), ALL, "is not the sidecar"),
-    ("a configuration from another ConfigMap", other_configuration, ALL, "must be the ConfigMap tollgate-config"),
-    ("variables from elsewhere", of("tollgate", envFrom=[{"configMapRef": {"name": "mine"}}]), ALL, "runs another command"),
-    ("a sidecar of another user", user_of("tollgate", 0), ALL, "is not the sidecar"),
+    ("another command in our image", of("tollgate", command=["tollgate", "exec"]), ALL, "container tollgate: command, args"),
+    ("no arguments", of("tollgate", args=[]), ALL, "container tollgate: command, args"),
+    ("another subcommand", of("tollgate", args=["demo"]), ALL, "container tollgate: command, args"),
+    ("a configuration of the pod's", of("tollgate", args=["run", "--config", "/work/mine.yaml"]), ALL, "container tollgate: command, args"),
+    ("a configuration from another ConfigMap", other_configuration, ALL, "tollgate-config is not what"),
+    ("variables from elsewhere", of("tollgate", envFrom=[{"configMapRef": {"name": "mine"}}]), ALL, "container tollgate: env is not what"),
+    ("a sidecar of another user", user_of("tollgate", 0), ALL, "container tollgate: securityContext is not what"),
     ("a container before the fence", before_all("early"), FENCED, "what starts before them"),
     ("a container before the sidecar", before_all("early"), ("proxy",), "what starts before them"),
     ("a mesh's name without a mesh", before_all("istio-init"), ALL, "what starts before them"),
     ("no check", drop("tollgate-fence-check"), FENCED, "what starts before them"),
     ("no fence", drop("tollgate-fence"), ("init",), "what starts before them"),
-    ("a fence that is taken away", of("tollgate-fence", args=["fence", "apply", "--remove"]), ("init",), "does not apply the fence"),
-    ("a fence that is printed", of("tollgate-fence", args=["fence", "print"]), ("init",), "does not apply the fence"),
-    ("a check that checks nothing", of("tollgate-fence-check", args=["fence", "print"]), FENCED, "does not check the fence"),
-    ("a check as root", user_of("tollgate-fence-check", 0), FENCED, "does not check the fence"),
+    ("a fence that is taken away", of("tollgate-fence", args=["fence", "apply", "--remove"]), ("init",), "container tollgate-fence: command, args"),
+    ("a fence that is printed", of("tollgate-fence", args=["fence", "print"]), ("init",), "container tollgate-fence: command, args"),
+    ("a check that checks nothing", of("tollgate-fence-check", args=["fence", "print"]), FENCED, "container tollgate-fence-check: command, args"),
+    ("a check as root", user_of("tollgate-fence-check", 0), FENCED, "container tollgate-fence-check: securityContext is not what"),
     ("no annotation for the node", lambda pod: pod["metadata"]["annotations"].pop("tollgate.dev/capture"), ("cni",), "the node places no fence"),
     ("the sidecar's user", context(runAsUser=15000), ALL, "pass the fence"),
     ("the sidecar's user for all", specification(securityContext={"runAsUser": 15000}), ALL, "spec.securityContext.runAsUser"),
@@ -137,10 +232,10 @@ REFUSED_CHANGES = [
     ("privileged", context(privileged=True), ALL, "must not be privileged"),
     ("all of /proc", context(procMount="Unmasked"), ALL, "unmask /proc"),
     ("an unprivileged user who may become root", context(allowPrivilegeEscalation=True), FENCED, "allowPrivilegeEscalation"),
-    ("nothing said about escalation", agent(lambda one: one.pop("securityContext")), FENCED, "it must drop NET_RAW and SETUID"),
-    ("root with all that containers have", root_with(), FENCED, "it must drop NET_RAW and SETUID"),
-    ("root with SETUID", root_with("NET_RAW"), FENCED, "it must drop NET_RAW and SETUID"),
-    ("root with NET_RAW", root_with("SETUID"), FENCED, "it must drop NET_RAW and SETUID"),
+    ("nothing said about escalation", agent(lambda one: one.pop("securityContext")), FENCED, "as root it must drop NET_RAW and SETUID"),
+    ("root with all that containers have", root_with(), FENCED, "as root it must drop NET_RAW and SETUID"),
+    ("root with SETUID", root_with("NET_RAW"), FENCED, "as root it must drop NET_RAW and SETUID"),
+    ("root with NET_RAW", root_with("SETUID"), FENCED, "as root it must drop NET_RAW and SETUID"),
     ("the authority's key", mount("tollgate-ca-key", "/key"), ALL, "volumes of the sidecar"),
     ("the sidecar's token", mount("tollgate-identity", "/token", readOnly=True), ALL, "volumes of the sidecar"),
     ("its secrets", mount("tollgate-secret-key", "/secret", readOnly=True), ALL, "volumes of the sidecar"),
@@ -149,8 +244,106 @@ REFUSED_CHANGES = [
     ("the node's network", specification(hostNetwork=True), ALL, "hostNetwork"),
     ("the node's processes", specification(hostPID=True), ALL, "hostNetwork, hostPID"),
     ("the node's memory", specification(hostIPC=True), ALL, "hostIPC"),
+    # A pod that claims to have its sidecar already, of its author's own making.
+    ("another service account's identity", variable("TOLLGATE_SERVICE_ACCOUNT", "admin"), ALL, "container tollgate: env"),
+    ("an identity from a label", variable("TOLLGATE_SERVICE_ACCOUNT", valueFrom={"fieldRef": {"fieldPath": "metadata.labels['sa']"}}), ALL, "container tollgate: env"),
+    ("another namespace's identity", variable("TOLLGATE_POD_NAMESPACE", "kube-system"), ALL, "container tollgate: env"),
+    ("another trust domain", variable("TOLLGATE_TRUST_DOMAIN", "other.example"), ALL, "container tollgate: env"),
+    ("another way of capture", variable("TOLLGATE_CAPTURE", "cni"), ("init", "proxy"), "container tollgate: env"),
+    ("labels that the pod has not", variable("TOLLGATE_POD_LABELS", '{"team":"admin"}'), ALL, "container tollgate: env"),
+    ("a weakness nobody can read", variable("TOLLGATE_POD_WEAKNESSES", "[ ]"), ALL, "container tollgate: env"),
+    ("a variable twice", added("tollgate", "env", {"name": "TOLLGATE_SERVICE_ACCOUNT", "value": "admin"}), ALL, "container tollgate: env"),
+    ("a library before all others", added("tollgate", "env", {"name": "LD_PRELOAD", "value": "/work/evil.so"}), ALL, "container tollgate: env"),
+    ("a variable of the fence", added("tollgate-fence", "env", {"name": "LD_PRELOAD", "value": "/work/evil.so"}), ("init",), "container tollgate-fence: env"),
+    ("a variable of the check", added("tollgate-fence-check", "env", {"name": "LD_PRELOAD", "value": "/work/evil.so"}), FENCED, "container tollgate-fence-check: env"),
+    ("a mount over the configuration", added("tollgate", "volumeMounts", {"name": "work", "mountPath": "/etc/tollgate/config/config.yaml", "subPath": "mine.yaml"}), ALL, "container tollgate: volumeMounts"),
+    ("a part of the configuration", beneath("tollgate", "/etc/tollgate/config", subPath="mine"), ALL, "container tollgate: volumeMounts"),
+    ("another volume in the configuration's place", beneath("tollgate", "/etc/tollgate/config", name="tollgate-ca"), ALL, "container tollgate: volumeMounts"),
+    ("the key where an agent looks", beneath("tollgate", "/run/tollgate/ca", name="work"), ALL, "container tollgate: volumeMounts"),
+    ("no report to read", lambda pod: first(pod, "tollgate")["volumeMounts"].remove(next(m for m in first(pod, "tollgate")["volumeMounts"] if m["name"] == "tollgate-fence")), FENCED, "container tollgate: volumeMounts"),
+    ("a report that the sidecar may write", beneath("tollgate", "/run/tollgate/fence", readOnly=False), FENCED, "container tollgate: volumeMounts"),
+    ("a report from elsewhere", beneath("tollgate-fence-check", "/run/tollgate/fence", name="work"), FENCED, "container tollgate-fence-check: volumeMounts"),
+    ("a mount of the fence's", added("tollgate-fence", "volumeMounts", {"name": "work", "mountPath": "/usr/local/bin"}), ("init",), "container tollgate-fence: volumeMounts"),
+    ("an order to the sidecar after its start", of("tollgate", lifecycle={"postStart": {"exec": {"command": ["tollgate", "exec", "id"]}}}), ALL, "container tollgate: command, args"),
+    ("an order to the sidecar before its end", of("tollgate", lifecycle={"preStop": {"exec": {"command": ["tollgate", "exec", "id"]}}}), ALL, "container tollgate: command, args"),
+    ("an order to the sidecar as a probe", of("tollgate", livenessProbe={"exec": {"command": ["tollgate", "exec", "id"]}}), ALL, "container tollgate: command, args"),
+    ("a probe of another port", lambda pod: first(pod, "tollgate")["startupProbe"]["httpGet"].update(port=8080), ALL, "container tollgate: command, args"),
+    ("a probe of another host", lambda pod: first(pod, "tollgate")["startupProbe"]["httpGet"].update(host="169.254.169.254"), ALL, "container tollgate: command, args"),
+    ("no probe to wait for", lambda pod: first(pod, "tollgate").pop("startupProbe"), ALL, "container tollgate: command, args"),
+    ("a sidecar that ends", lambda pod: first(pod, "tollgate").pop("restartPolicy"), ALL, "container tollgate: command, args"),
+    ("a message in the configuration's place", of("tollgate", terminationMessagePath="/etc/tollgate/config/config.yaml"), ALL, "container tollgate: command, args"),
+    ("a port of the node", lambda pod: first(pod, "tollgate")["ports"].append({"containerPort": 15001, "hostPort": 15001}), ALL, "container tollgate: command, args"),
+    ("a device of the sidecar", of("tollgate", volumeDevices=[{"name": "work", "devicePath": "/dev/x"}]), ALL, "container tollgate: command, args"),
+    ("one more argument of the sidecar", lambda pod: first(pod, "tollgate")["args"].append("--help"), ALL, "container tollgate: command, args"),
+    ("help in the fence's place", both(of("tollgate-fence", args=["fence", "apply", "--help"]), of("tollgate-fence-check", args=["fence", "check", "--help"])), ("init",), "container tollgate-fence: command, args"),
+    ("help in the check's place", of("tollgate-fence-check", args=["fence", "check", "--help"]), FENCED, "container tollgate-fence-check: command, args"),
+    ("one more user who passes", exempting(1000), ("init",), "container tollgate-fence: command, args"),
+    ("one more user whom the check lets pass", exempting(1000), ("cni",), "container tollgate-fence-check: command, args"),
+    ("another user as the sidecar", lambda pod: [one.update(args=[a.replace("15000", "1000") for a in one["args"]]) for one in pod["spec"]["initContainers"]], FENCED, "command, args"),
+    ("one more user whom the node lets pass", asking_for(exempt=[1000]), ("cni",), "asks for another fence"),
+    ("another user whom the node lets pass", asking_for(uid=1000), ("cni",), "asks for another fence"),
+    ("other ports on the node", asking_for(proxy=8080), ("cni",), "asks for another fence"),
+    ("no fence's annotation", lambda pod: pod["metadata"]["annotations"].pop("tollgate.dev/fence"), ("cni",), "asks for another fence"),
+    ("a second fence", lambda pod: pod["spec"]["containers"].append({**copy.deepcopy(first(pod, "tollgate")), "name": "tollgate-fence", "args": ["fence", "apply", "--uid", "1000"], "securityContext": {"privileged": True}}), ("cni", "proxy"), "where Tollgate has none"),
+    ("a fence among the containers", lambda pod: pod["spec"]["containers"].append({**copy.deepcopy(first(pod, "tollgate")), "name": "tollgate-fence"}), ("init",), "where Tollgate has none"),
+    ("a name that begins like ours", lambda pod: pod["spec"]["containers"].append(container("tollgate-x")), ALL, "where Tollgate has none"),
+    ("a second sidecar", lambda pod: pod["spec"]["containers"].append(copy.deepcopy(first(pod, "tollgate"))), ALL, "there is no Tollgate sidecar"),
+    ("a sidecar that may gain privileges", lambda pod: first(pod, "tollgate")["securityContext"].update(allowPrivilegeEscalation=True), ALL, "container tollgate: securityContext"),
+    ("a sidecar with a capability", lambda pod: first(pod, "tollgate")["securityContext"]["capabilities"].update(add=["SYS_PTRACE"]), ALL, "container tollgate: securityContext"),
+    ("a sidecar that writes its root", lambda pod: first(pod, "tollgate")["securityContext"].update(readOnlyRootFilesystem=False), ALL, "container tollgate: securityContext"),
+    ("a privileged fence", lambda pod: first(pod, "tollgate-fence")["securityContext"].update(privileged=True), ("init",), "container tollgate-fence: securityContext"),
+    ("a fence that may do more", lambda pod: first(pod, "tollgate-fence")["securityContext"]["capabilities"].update(add=["NET_ADMIN", "SYS_ADMIN"]), ("init",), "container tollgate-fence: securityContext"),
+    ("another key of the configuration", source("tollgate-config", configMap={"name": "tollgate-config", "items": [{"key": "other", "path": "config.yaml"}]}), ALL, "tollgate-config is not what"),
+    ("a configuration from a Secret", source("tollgate-config", secret={"secretName": "tollgate-config"}), ALL, "tollgate-config is not what"),
+    ("policy of the pod's own", source("tollgate-policy", configMap={"name": "mine"}), ALL, "tollgate-policy is not what"),
+    ("no policy", lambda pod: pod["spec"].update(volumes=[v for v in pod["spec"]["volumes"] if v["name"] != "tollgate-policy"]), ALL, "tollgate-policy is not what"),
+    ("a key on the node's disk", source("tollgate-ca-key", emptyDir={}), ALL, "tollgate-ca-key is not what"),
+    ("a key in a claim", source("tollgate-ca-key", persistentVolumeClaim={"claimName": "mine"}), ALL, "tollgate-ca-key is not what"),
+    ("a token of another audience", source("tollgate-identity", projected={"sources": [{"serviceAccountToken": {"audience": "other", "path": "token"}}]}), ALL, "tollgate-identity is not what"),
+    ("a secret of the sidecar's that is the pod's", source("tollgate-secret-key", secret={"secretName": "mine"}), ALL, "tollgate-secret-key is not what"),
+    ("a volume with a name of ours", lambda pod: pod["spec"]["volumes"].append({"name": "tollgate-more", "emptyDir": {}}), ALL, "names that begin with tollgate-"),
+    # What an injector refuses, where there is none.
+    ("a token for the sidecar's audience", volume(projected={"sources": [{"serviceAccountToken": {"audience": "tollgate", "path": "t"}}]}), ALL, "is the sidecar's identity"),
+    ("a directory of the node", volume(hostPath={"path": "/var/lib/kubelet"}), ALL, "a directory of the node"),
+    ("a way up from a permitted directory", volume(hostPath={"path": "/var/log/agents/../../lib"}), ALL, "a directory of the node"),
+    ("a directory that begins like a permitted one", volume(hostPath={"path": "/var/log/agents-evil"}), ALL, "a directory of the node"),
+    ("the Secret of the sidecar, as a variable", agent(lambda one: one["env"].append({"name": "K", "valueFrom": {"secretKeyRef": {"name": "vault-key", "key": "k"}}})), ALL, "are for the sidecar alone"),
+    ("the Secret of the sidecar, as variables", agent(lambda one: one.update(envFrom=[{"secretRef": {"name": "vault-key"}}])), ALL, "are for the sidecar alone"),
+    ("the Secret of the sidecar, as a volume", volume(secret={"secretName": "vault-key"}), ALL, "are for the sidecar alone"),
+    ("the Secret of the sidecar, among others", volume(projected={"sources": [{"configMap": {"name": "a"}}, {"secret": {"name": "vault-key"}}]}), ALL, "are for the sidecar alone"),
+    ("the Workload API's socket", volume(csi={"driver": "csi.spiffe.io", "readOnly": True}), ALL, "gives out the sidecar's identity"),
+    ("another driver's socket in its place", source("tollgate-spiffe", csi={"driver": "secrets-store.csi.k8s.io"}), ALL, "tollgate-spiffe is not what"),
+    ("a driver that nobody named", volume(csi={"driver": "nfs.csi.k8s.io", "volumeAttributes": {"server": "nfs.example"}}), ALL, "over the network"),
+    ("a volume from the network", volume(nfs={"server": "nfs.example", "path": "/"}), ALL, "over the network"),
+    ("a repository of somebody's", volume(gitRepo={"repository": "https://git.example/x"}), ALL, "over the network"),
+    ("a volume that nobody knows yet", volume(telepathy={}), ALL, "over the network"),
+    ("a file of the sidecar as a variable", agent(lambda one: one["env"].append({"name": "K", "valueFrom": {"fileKeyRef": {"volumeName": "tollgate-ca-key", "path": "k", "key": "k"}}})), ALL, "volumes of the sidecar"),
+    ("a device of the sidecar's for an agent", agent(lambda one: one.update(volumeDevices=[{"name": "tollgate-x", "devicePath": "/dev/x"}])), ALL, "volumes of the sidecar"),
+    ("a probe that the node sends elsewhere", agent(lambda one: one.update(livenessProbe={"httpGet": {"host": "169.254.169.254", "port": 80}})), ALL, "past the fence"),
+    ("a connection that the node opens elsewhere", agent(lambda one: one.update(readinessProbe={"tcpSocket": {"host": "evil.example", "port": 80}})), ALL, "past the fence"),
+    ("a hook that the node calls elsewhere", agent(lambda one: one.update(lifecycle={"preStop": {"httpGet": {"host": "evil.example", "port": 80}}})), ALL, "past the fence"),
+    ("names that lead elsewhere", specification(hostAliases=[{"ip": "203.0.113.1", "hostnames": ["api.github.com"]}]), ALL, "where a permitted name leads"),
+    ("another name server", specification(dnsPolicy="None", dnsConfig={"nameservers": ["203.0.113.1"]}), ALL, "where a permitted name leads"),
+    ("one more name server", specification(dnsConfig={"nameservers": ["203.0.113.1"]}), ALL, "where a permitted name leads"),
+    ("another name of the pod's", specification(hostnameOverride="api.github.com"), ALL, "where a permitted name leads"),
+    ("a user that the image names", agent(lambda one: one["securityContext"].pop("runAsUser")), FENCED, "is needed"),
+    ("a root without capabilities that may gain them", agent(lambda one: one.update(securityContext={"runAsUser": 0, "capabilities": {"drop": ["ALL"]}})), FENCED, "allowPrivilegeEscalation"),
     ("an opt-out that nobody permits", lambda pod: (pod["metadata"]["annotations"].update({"tollgate.dev/inject": "false"}), drop("tollgate")(pod)), ALL, "there is no Tollgate sidecar"),
     ("a static pod's annotation", lambda pod: (pod["metadata"]["annotations"].update({"kubernetes.io/config.mirror": "x"}), drop("tollgate")(pod)), ALL, "there is no Tollgate sidecar"),
+]
+
+
+# What is done to an injected pod and is nobody's harm.
+PERMITTED_CHANGES = [
+    ("a permitted directory of the node", volume(hostPath={"path": "/var/log/agents/a"})),
+    ("a Secret of its own", volume(secret={"secretName": "mine"})),
+    ("a variable from a Secret of its own", agent(lambda one: one["env"].append({"name": "K", "valueFrom": {"secretKeyRef": {"name": "mine", "key": "k"}}}))),
+    ("a token for another audience", volume(projected={"sources": [{"serviceAccountToken": {"audience": "vault", "path": "t"}}]})),
+    ("a driver that the platform named", volume(csi={"driver": "secrets-store.csi.k8s.io"})),
+    ("a claim", volume(persistentVolumeClaim={"claimName": "work"})),
+    ("probes of its own", agent(lambda one: one.update(livenessProbe={"httpGet": {"path": "/", "port": 80}}, lifecycle={"preStop": {"exec": {"command": ["sleep", "1"]}}}))),
+    ("options of its resolver", specification(dnsConfig={"options": [{"name": "ndots", "value": "1"}]})),
+    ("a user for all", lambda pod: (first(pod, "agent")["securityContext"].pop("runAsUser"), pod["spec"].update(securityContext={"runAsUser": 1000}))),
 ]
 
 
@@ -166,6 +359,9 @@ REFUSED_EPHEMERAL = [
     ("privileged", debug(securityContext={"privileged": True}), ALL, "must not be privileged"),
     ("as the sidecar", debug(securityContext={**RESTRICTED, "runAsUser": 15000}), ALL, "pass the fence"),
     ("as nobody says whom", debug(), FENCED, "could become the sidecar's user"),
+    ("as the image says", debug(securityContext={k: v for k, v in RESTRICTED.items() if k != "runAsUser"}), FENCED, "is needed"),
+    ("with the sidecar's Secret", debug(securityContext=RESTRICTED, env=[{"name": "K", "valueFrom": {"secretKeyRef": {"name": "vault-key", "key": "k"}}}]), ALL, "are for the sidecar alone"),
+    ("with all of the sidecar's Secret", debug(securityContext=RESTRICTED, envFrom=[{"secretRef": {"name": "vault-key"}}]), ALL, "are for the sidecar alone"),
     ("inside the sidecar", debug(securityContext=RESTRICTED, targetContainerName="tollgate"), ALL, "nobody enters"),
     ("with the authority's key", debug(securityContext=RESTRICTED, volumeMounts=[{"name": "tollgate-ca-key", "mountPath": "/k"}]), ALL, "for it alone"),
 ]

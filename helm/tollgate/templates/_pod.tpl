@@ -58,8 +58,6 @@ args:
   {{- include "tollgate.pod.flags" . | nindent 2 }}
   - --report
   - /run/tollgate/fence/report.json
-  - --hidden
-  - /run/tollgate/ca
 volumeMounts:
   - {name: tollgate-fence, mountPath: /run/tollgate/fence}
 {{ include "tollgate.pod.base" (dict "root" . "user" 15001 "resources" .Values.sidecar.initResources) }}
@@ -93,12 +91,13 @@ env:
   - {name: {{ $name }}, valueFrom: {fieldRef: {fieldPath: {{ $path }}}}}
   {{- end }}
   - {name: TOLLGATE_POD_LABELS, value: "cel:variables.labels"}
-  {{- if and $v.admissionPolicies.enabled (has "Deny" $v.admissionPolicies.validationActions) (ne $v.agents.privileges "lower") }}
+  {{- if or (include "tollgate.webhook" .) (and $v.admissionPolicies.enabled (has "Deny" $v.admissionPolicies.validationActions) (ne $v.agents.privileges "lower")) }}
   # The admission policies let no pod in that has one. Without this variable the sidecar trusts no fence.
   - {name: TOLLGATE_POD_WEAKNESSES, value: "[]"}
   {{- end }}
   - {name: TOLLGATE_TRUST_DOMAIN, value: {{ $v.sidecar.identity.trustDomain | quote }}}
   - {name: TOLLGATE_CAPTURE, value: {{ $v.capture.mode }}}
+  - {name: TOLLGATE_NETWORK_POLICY, value: {{ $v.networkPolicies.agents.enabled | quote }}}
   {{- if $fenced }}
   - {name: TOLLGATE_FENCE_REPORT, value: /run/tollgate/fence/report.json}
   {{- end }}

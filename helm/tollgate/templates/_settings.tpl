@@ -26,10 +26,12 @@ skip:
   opted_out: {{ $v.agents.optOut }}
 permit:
   host_paths: {{ toJson (default list $v.agents.hostPaths) }}
+  csi_drivers: {{ toJson (default list $v.agents.csiDrivers) }}
 agent:
   privileges: {{ $v.agents.privileges }}
   service_account_token: {{ $v.agents.serviceAccountToken }}
   no_proxy: {{ toJson $v.agents.noProxy }}
+  network_policy: {{ $v.networkPolicies.agents.enabled }}
 sidecar:
   config: tollgate-config
   policy: {{ include "tollgate.policyName" . | default nil | toJson }}

@@ -179,7 +179,7 @@ async fn tells_the_story(client: &Client) {
     assert_eq!(first["call"]["agent_http"], client.speaks);
 }
 
-async fn serve(request: Request<Incoming>) -> Response<origin::Body> {
+pub(crate) async fn serve(request: Request<Incoming>) -> Response<origin::Body> {
     if request.uri().path() == "/events" {
         let events = (0..3).map(|number| Ok(Frame::data(Bytes::from(format!("data: {number}\n\n")))));
         let mut response = Response::new(StreamBody::new(stream::iter(events)).boxed_unsync());

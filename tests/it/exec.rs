@@ -59,7 +59,7 @@ fn fence_can_be_had() -> bool {
         return true;
     }
     assert!(std::env::var_os("CI").is_none(), "no fence: {stderr}");
-    println!("skipped: needs user namespaces, nft and ip: {stderr}");
+    println!("skipped: needs user namespaces and ip: {stderr}");
     false
 }
 

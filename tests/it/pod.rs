@@ -24,7 +24,7 @@ use tokio::time::sleep;
 use self::kubelet::Pod;
 use crate::{
     actors::{Origin, origin},
-    cni,
+    clients, cni,
     machine::{Network, TOLLGATE, WORLD4, can_be_had},
 };
 
@@ -110,18 +110,12 @@ fn started_with<'a>(network: &'a Network, origin: &Origin, template: Value, capt
 
 /// The same answers as for the clients that know proxies.
 async fn serve(request: Request<Incoming>) -> Response<origin::Body> {
-    if request.uri().path() == "/events" {
-        let events = (0..3).map(|number| Ok(Frame::data(Bytes::from(format!("data: {number}\n\n")))));
-        let mut response = Response::new(StreamBody::new(stream::iter(events)).boxed_unsync());
-        response.headers_mut().insert("content-type", HeaderValue::from_static("text/event-stream"));
-        return response;
-    }
     let path = request.uri().path().to_owned();
-    let body = request.into_body().collect().await.expect("the body is whole").to_bytes();
-    if path.starts_with("/test.Shop/") {
-        return echoed(if path.ends_with("/Watch") { 3 } else { 1 }, body);
+    if !path.starts_with("/test.Shop/") {
+        return clients::serve(request).await;
     }
-    Response::new(origin::full(format!("{path} took {}", body.len())))
+    let body = request.into_body().collect().await.expect("the body is whole").to_bytes();
+    echoed(if path.ends_with("/Watch") { 3 } else { 1 }, body)
 }
 
 /// A gRPC answer of as many messages as are asked for, each the one that came.

@@ -64,6 +64,9 @@ enum Command {
         /// Where the node's networks are configured.
         #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
         conf_dir: PathBuf,
+        /// Take the entry out of the node's networks instead, and keep it away until SIGTERM.
+        #[arg(long)]
+        remove: bool,
         /// Where `/livez` and `/readyz` are served.
         #[arg(long, value_name = "ADDRESS")]
         health: Option<SocketAddr>,
@@ -117,11 +120,11 @@ pub fn run(args: Args) -> ExitCode {
         Command::Check { fence, report, hidden, output } => {
             with(fence, |fence| tell(&check(&Question { fence, hidden }), report.as_ref(), output))
         }
-        Command::Install { fence, bin_dir, conf_dir, health, log } => with(fence, |fence| {
+        Command::Install { fence, bin_dir, conf_dir, remove, health, log } => with(fence, |fence| {
             if let Err(error) = logs::init(&log) {
                 return fail(&error, "a filter is a level, or `module=level` pairs with commas between", USAGE);
             }
-            install(cni::install::Place { fence, bin_dir, conf_dir, health })
+            install(cni::install::Place { fence, bin_dir, conf_dir, health, remove })
         }),
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -207,7 +207,7 @@ fn it_says_which_versions_it_speaks() {
 }
 
 #[test]
-fn a_node_has_the_plugin_while_its_installer_runs() {
+fn a_node_has_the_plugin_until_its_installer_is_told_to_take_it_away() {
     let node = tempfile::tempdir().expect("a directory");
     let (bin, conf) = (node.path().join("bin"), node.path().join("net.d"));
     fs::create_dir(&bin).and_then(|()| fs::create_dir(&conf)).expect("made");
@@ -224,9 +224,16 @@ fn a_node_has_the_plugin_while_its_installer_runs() {
         }
     };
     write();
-    let mut command = Command::new(TOLLGATE);
-    command.args(["fence", "install", "--exempt-uid", "1337", "--bin-dir"]).arg(&bin).arg("--conf-dir").arg(&conf);
-    let mut installer = command.stderr(Stdio::null()).spawn().expect("it can be started");
+    let started = |further: &[&str]| {
+        let mut command = Command::new(TOLLGATE);
+        command.args(["fence", "install", "--exempt-uid", "1337", "--bin-dir"]).arg(&bin).arg("--conf-dir").arg(&conf);
+        command.args(further).stderr(Stdio::null()).spawn().expect("it can be started")
+    };
+    let end = |mut installer: Child| {
+        kill_process(Pid::from_child(&installer), Signal::TERM).expect("it runs");
+        assert!(installer.wait().expect("it is ours").success());
+    };
+    let installer = started(&[]);
 
     until(&|| last()["type"] == "tollgate-cni");
     let capability = json!({"io.kubernetes.cri.pod-annotations": true});
@@ -238,7 +245,10 @@ fn a_node_has_the_plugin_while_its_installer_runs() {
     write();
     until(&|| last()["type"] == "tollgate-cni");
 
-    kill_process(Pid::from_child(&installer), Signal::TERM).expect("it runs");
-    assert!(installer.wait().expect("it is ours").success());
-    assert_eq!(read(), network, "the entry is taken out");
+    end(installer);
+    assert_eq!(last()["type"], "tollgate-cni", "a node that restarts keeps its fence");
+    let removing = started(&["--remove"]);
+    until(&|| read() == network);
+    end(removing);
+    assert_eq!(read(), network);
 }

@@ -110,6 +110,10 @@ fn nothing_answers_to_an_address_that_a_process_chose() {
     call();
     assert!(network.escaped().is_empty(), "{:?}", network.escaped());
 
+    pod.sh(WITHOUT_OWNERS);
+    call();
+    assert!(!network.escaped().contains_key("tcp"), "{:?}", network.escaped());
+
     pod.sh(ANYBODYS_NAME);
     call();
     let escaped = network.escaped();
@@ -190,8 +194,12 @@ const NO_RIGHTS: &[&str] = &["--no-new-privs", "--bounding-set=-all", "--inh-cap
 const WITHOUT_RIGHTS: &[&str] =
     &["--reuid=15001", "--regid=15001", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"];
 
-const ANYBODYS_NAME: &str = "nft delete rule inet tollgate fence handle \
-    $(nft -a list chain inet tollgate fence | sed -n 's/.*fib saddr.*handle //p')";
+const ANYBODYS_NAME: &str = "nft -a list chain inet tollgate fence | sed -n 's/.*fib saddr.*handle //p' |
+    while read -r handle; do nft delete rule inet tollgate fence handle $handle; done";
+
+/// What is left of the fence for a socket that the kernel opened in place of a process.
+const WITHOUT_OWNERS: &str = "nft delete rule inet tollgate fence handle \
+    $(nft -a list chain inet tollgate fence | sed -n 's/.*skuid != 15000 fib saddr.*handle //p')";
 
 const HOLES: &[Hole] = &[
     Hole {

@@ -2,8 +2,11 @@
 //!
 //! The program is copied to where the runtime looks for plugins, and an entry is put at the end of the list that the
 //! runtime uses: the first by name. The network's own installer may write that file anew at any time, so it is looked at
-//! again and again. Files change by renaming, so that the runtime never reads half of one. When it ends the entry is taken
-//! out, so that pods start without this; the program stays, because pods that run are taken down with it.
+//! again and again. Files change by renaming, so that the runtime never reads half of one.
+//!
+//! When it ends, entry and program stay: a node that restarts, or whose installer is being replaced, must not start a pod
+//! without its fence, and pods that ask for none pass through. The entry is taken out when that is asked for; the program
+//! stays even then, because pods that run are taken down with it.
 
 use std::{
     fs, io,
@@ -37,14 +40,18 @@ pub struct Place {
     pub conf_dir: PathBuf,
     /// Where it is told whether the entry stands.
     pub health: Option<SocketAddr>,
+    /// Whether to take the entry out instead.
+    pub remove: bool,
 }
 
-/// Installs, and keeps it so until `stop` resolves; then takes the entry out.
+/// Installs, or takes the entry out, and keeps it so until `stop` resolves.
 ///
 /// # Errors
 /// What can't be written, or an entry that could not be kept.
 pub async fn run(place: &Place, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    place.copy_program()?;
+    if !place.remove {
+        place.copy_program()?;
+    }
     let readiness = Readiness::default();
     readiness.set(false);
     let serving = async {
@@ -53,23 +60,22 @@ pub async fn run(place: &Place, stop: impl Future<Output = ()>) -> anyhow::Resul
         serve_text(listener, readiness.clone(), String::new).await;
         Ok(())
     };
-    let kept = tokio::select! {
+    tokio::select! {
         kept = place.keep(&readiness) => kept,
         served = serving => served,
         () = stop => Ok(()),
-    };
-    kept.and(place.leave())
+    }
 }
 
 impl Place {
-    /// Ends only with an entry that was lost. Ready while it stands.
+    /// Ends only with an entry that was lost. Ready while it stands, or is away, as asked.
     async fn keep(&self, readiness: &Readiness) -> anyhow::Result<()> {
         let mut ticks = interval(AGAIN);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut stood, mut missed) = (false, 0);
         loop {
             ticks.tick().await;
-            let ensured = self.ensure();
+            let ensured = if self.remove { self.leave() } else { self.ensure() };
             readiness.set(ensured.is_ok());
             match ensured {
                 Ok(()) => (stood, missed) = (true, 0),
@@ -169,7 +175,7 @@ mod tests {
     use super::*;
 
     fn place(dir: &Path) -> Place {
-        Place { fence: Fence::default(), bin_dir: dir.into(), conf_dir: dir.into(), health: None }
+        Place { fence: Fence::default(), bin_dir: dir.into(), conf_dir: dir.into(), health: None, remove: false }
     }
 
     fn types(list: &Path) -> Vec<String> {

@@ -49,6 +49,10 @@ fn refuse(fence: &Fence) -> Chain {
     let mut rules = let_out(fence);
     // Vanishes, because a refusal would go to that address, with a part of what was sent.
     rules.push(Rule::new([Match::OtherOwner(fence.uid), Match::ForeignSource], Verdict::Drop));
+    // A process can have the kernel open a connection for it, through a socket without an owner (`AF_SMC`). ICMP is left
+    // out: the first questions for neighbours come from no address at all.
+    rules.push(Rule::new([TCP, Match::ForeignSource], Verdict::Drop));
+    rules.push(Rule::new([UDP, Match::ForeignSource], Verdict::Drop));
     rules.push(Rule::new([Match::OutLoopback], Verdict::Accept));
     // A redirect has changed the destination by now, but not the interface that this chain sees.
     rules.push(Rule::new([Match::ToLoopback4], Verdict::Accept));
@@ -103,6 +107,7 @@ fn unowned() -> [Rule; 3] {
 pub const NAME: &str = "tollgate";
 
 const TCP: Match = Match::Protocol(Protocol::Tcp);
+const UDP: Match = Match::Protocol(Protocol::Udp);
 
 /// Meshes redirect at -100 (`dstnat`). The first redirect of a connection is the only one.
 const BEFORE_MESHES: i32 = -105;
@@ -135,6 +140,8 @@ mod tests {
             meta skuid 15000 accept
             meta skuid 1337 accept
             meta skuid != 15000 fib saddr type != local drop
+            meta l4proto tcp fib saddr type != local drop
+            meta l4proto udp fib saddr type != local drop
             oifname "lo" accept
             ip daddr 127.0.0.0/8 accept
             ip6 daddr ::1 accept

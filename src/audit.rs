@@ -11,6 +11,7 @@ pub mod facts;
 pub mod file;
 mod intents;
 mod line;
+mod rotation;
 mod spool;
 #[cfg(test)]
 pub(crate) mod testing;

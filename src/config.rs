@@ -338,6 +338,17 @@ pub struct Audit {
     pub file: Option<PathBuf>,
     /// Whether a call's record is on disk before the call is forwarded.
     pub durable: Durability,
+    /// When the file is moved away, where it is by us.
+    pub rotate: Option<Rotation>,
+}
+
+/// When the audit file is moved away, and how many are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// From so many bytes on.
+    pub bytes: u64,
+    /// How many that were moved away are kept; at least one.
+    pub keep: u32,
 }
 
 /// When a record must be on disk.

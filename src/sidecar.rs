@@ -128,7 +128,10 @@ impl Sidecar {
         let metrics = Arc::new(Metrics::new());
         metrics.policy_revision(policy.revision());
         let audit = match &config.audit.file {
-            Some(file) => Some(audit::file::Log::open(file, config.audit.durable, &metrics).context("audit.file")?),
+            Some(file) => {
+                let config::Audit { durable, rotate, .. } = config.audit;
+                Some(audit::file::Log::open(file, durable, rotate, &metrics).context("audit.file")?)
+            }
             None => None,
         };
         let spans = match tap {

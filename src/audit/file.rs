@@ -24,7 +24,7 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    config::Durability,
+    config::{Durability, Rotation},
     telemetry::metrics::{AuditMetrics, Metrics},
 };
 
@@ -45,17 +45,28 @@ impl Log {
     /// # Errors
     ///
     /// When the file can't be opened or locked, or its last line is not one of an audit log or was changed.
-    pub fn open(path: &Path, durability: Durability, metrics: &Metrics) -> io::Result<Self> {
-        Self::open_with_limit(path, durability, metrics.audit(), SPOOL)
+    pub fn open(
+        path: &Path,
+        durability: Durability,
+        rotation: Option<Rotation>,
+        metrics: &Metrics,
+    ) -> io::Result<Self> {
+        Self::open_with_limit(path, durability, rotation, metrics.audit(), SPOOL)
     }
 
-    fn open_with_limit(path: &Path, durability: Durability, metrics: &AuditMetrics, limit: usize) -> io::Result<Self> {
+    fn open_with_limit(
+        path: &Path,
+        durability: Durability,
+        rotation: Option<Rotation>,
+        metrics: &AuditMetrics,
+        limit: usize,
+    ) -> io::Result<Self> {
         let mut target = Target::open(path)?;
         let position = recover(path, &mut target).map_err(|error| explain(path, &error))?;
         let intents = begin_intents(path, durability, &target)?;
         let written = position.hash;
         let spool = Arc::new(Spool::new(position, limit, metrics.clone()));
-        let writer = Writer::new(Arc::clone(&spool), path.to_owned(), target, written, intents);
+        let writer = Writer::new(Arc::clone(&spool), path.to_owned(), target, written, intents, rotation);
         let thread = std::thread::Builder::new().name("audit".into()).spawn(move || writer.run())?;
         let durable = durability == Durability::BeforeForward;
         Ok(Self(Arc::new(Inner { spool, durable, thread: Mutex::new(Some(thread)) })))
@@ -258,7 +269,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("audit.jsonl");
         for text in ["one", "two", "three"] {
-            let log = Log::open(&path, Durability::Buffered, &Metrics::new()).expect("it opens");
+            let log = Log::open(&path, Durability::Buffered, None, &Metrics::new()).expect("it opens");
             log.append(id(), &members(id(), text), true);
             log.close();
         }
@@ -270,14 +281,14 @@ mod tests {
     #[tokio::test]
     async fn a_second_writer_is_refused() {
         let bench = Bench::new(Durability::Buffered);
-        let error = Log::open(&bench.path, Durability::Buffered, &Metrics::new()).err().expect("it is locked");
+        let error = Log::open(&bench.path, Durability::Buffered, None, &Metrics::new()).err().expect("it is locked");
         assert!(error.to_string().contains("another process"), "{error}");
     }
 
     #[tokio::test]
     async fn a_missing_directory_and_a_foreign_file_are_refused() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        assert!(Log::open(&dir.path().join("no/audit.jsonl"), Durability::Buffered, &Metrics::new()).is_err());
+        assert!(Log::open(&dir.path().join("no/audit.jsonl"), Durability::Buffered, None, &Metrics::new()).is_err());
         for (content, why) in [
             ("root:x:0:0\n", "not a line of an audit log"),
             ("root:x:0:0", "does not end in a line"),
@@ -286,7 +297,7 @@ mod tests {
             let path = dir.path().join("foreign");
             fs::write(&path, content).expect("the directory is writable");
             let error =
-                Log::open(&path, Durability::Buffered, &Metrics::new()).err().expect("it is foreign").to_string();
+                Log::open(&path, Durability::Buffered, None, &Metrics::new()).err().expect("it is foreign").to_string();
             assert!(error.contains(why), "{error}");
             assert_eq!(fs::read_to_string(&path).expect("it is left alone"), content);
         }
@@ -296,12 +307,12 @@ mod tests {
     async fn a_changed_last_line_is_refused() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("audit.jsonl");
-        let log = Log::open(&path, Durability::Buffered, &Metrics::new()).expect("it opens");
+        let log = Log::open(&path, Durability::Buffered, None, &Metrics::new()).expect("it opens");
         log.append(id(), &members(id(), "denied"), true);
         log.close();
         let text = fs::read_to_string(&path).expect("UTF-8").replace("denied", "passed");
         fs::write(&path, text).expect("it is writable");
-        let error = Log::open(&path, Durability::Buffered, &Metrics::new()).err().expect("it was changed").to_string();
+        let error = Log::open(&path, Durability::Buffered, None, &Metrics::new()).err().expect("it was changed").to_string();
         assert!(error.contains("changed after it was written") && error.contains("hint: "), "{error}");
     }
 
@@ -310,13 +321,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("audit.jsonl");
         for torn in ["{\"seq\":2,\"prev\":\"ab", "\0\0\0\0"] {
-            let log = Log::open(&path, Durability::Buffered, &Metrics::new()).expect("it opens");
+            let log = Log::open(&path, Durability::Buffered, None, &Metrics::new()).expect("it opens");
             log.append(id(), &members(id(), "whole"), true);
             log.close();
             let mut text = fs::read(&path).expect("it exists");
             text.extend_from_slice(torn.as_bytes());
             fs::write(&path, text).expect("it is writable");
-            Log::open(&path, Durability::Buffered, &Metrics::new()).expect("it recovers").close();
+            Log::open(&path, Durability::Buffered, None, &Metrics::new()).expect("it recovers").close();
             let lines = read(&path);
             let note = lines.last().expect("a note");
             assert_eq!((&note["note"], &note["bytes"]), (&"torn".into(), &torn.len().into()));
@@ -366,7 +377,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_refuses_calls_from_the_first_failure_on() {
         let metrics = Metrics::new();
-        let log = Log::open(Path::new("/dev/full"), Durability::Buffered, &metrics).expect("a device opens");
+        let log = Log::open(Path::new("/dev/full"), Durability::Buffered, None, &metrics).expect("a device opens");
         assert!(log.writable());
         log.append(id(), &members(id(), "one"), false);
         assert!(!log.flush().await);
@@ -378,7 +389,7 @@ mod tests {
     async fn refused_calls_that_find_no_room_are_counted_in_the_chain() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("audit.jsonl");
-        let log = Log::open_with_limit(&path, Durability::Buffered, Metrics::new().audit(), 10).expect("it opens");
+        let log = Log::open_with_limit(&path, Durability::Buffered, None, Metrics::new().audit(), 10).expect("it opens");
         for _ in 0..3 {
             log.append(id(), &members(id(), "refused before it was forwarded"), false);
         }
@@ -420,7 +431,7 @@ mod tests {
         fs::write(Intents::path(&path), intents).expect("it is writable");
 
         for _ in 0..2 {
-            Log::open(&path, Durability::BeforeForward, &Metrics::new()).expect("it recovers").close();
+            Log::open(&path, Durability::BeforeForward, None, &Metrics::new()).expect("it recovers").close();
             let lines = read(&path);
             assert_eq!(lines.len(), 2);
             assert_eq!(lines[1]["decision_id"], interrupted.as_str());

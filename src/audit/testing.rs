@@ -31,7 +31,7 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("audit.jsonl");
         let metrics = Arc::new(Metrics::new());
-        let log = Log::open(&path, durability, &metrics).expect("a fresh file opens");
+        let log = Log::open(&path, durability, None, &metrics).expect("a fresh file opens");
         let (tap, spans) = mpsc::unbounded_channel();
         let recorder = Recorder::new(Arc::new(agent()), Mode::Enforce, Some(log), Spans::with_tap(tap), metrics);
         Self { recorder, path, spans, _dir: dir }

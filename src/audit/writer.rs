@@ -18,6 +18,7 @@ use super::{
     intents::Intents,
     spool::{Spool, Work},
 };
+use crate::config::Rotation;
 
 /// Owns the files.
 pub(super) struct Writer {
@@ -28,6 +29,7 @@ pub(super) struct Writer {
     // The last line that is in the file.
     written: Hash,
     intents: Option<Intents>,
+    rotation: Option<Rotation>,
     held: Held,
     backoff: Duration,
     failing: bool,
@@ -55,6 +57,7 @@ impl Writer {
         target: Target,
         written: Hash,
         intents: Option<Intents>,
+        rotation: Option<Rotation>,
     ) -> Self {
         Self {
             spool,
@@ -62,6 +65,7 @@ impl Writer {
             target: Some(target),
             written,
             intents,
+            rotation,
             held: Held::default(),
             backoff: FIRST_BACKOFF,
             failing: false,
@@ -79,7 +83,9 @@ impl Writer {
             if !holding {
                 self.hold(&mut work);
             }
-            let outcome = self.follow_path(work.reopen).and_then(|()| self.write()).and_then(|()| self.settle(&work));
+            let moved = self.rotate();
+            let outcome = moved.and_then(|moved| self.follow_path(moved || work.reopen));
+            let outcome = outcome.and_then(|()| self.write()).and_then(|()| self.settle(&work));
             self.note(&outcome);
             // What is still held gets one more attempt, and so do lines that came meanwhile.
             let giving_up = outcome.is_err();
@@ -113,6 +119,16 @@ impl Writer {
     fn hold(&mut self, work: &mut Work) {
         self.held =
             Held { lines: std::mem::take(&mut work.lines), seq: work.seq, count: work.count, ..Held::default() };
+    }
+
+    /// Moves the file away when it is full. Never in the middle of lines that may have to be taken back.
+    fn rotate(&self) -> io::Result<bool> {
+        let (Some(rotation), Some(target)) = (&self.rotation, &self.target) else { return Ok(false) };
+        if !target.regular || self.held.restore.is_some() || target.len()? < rotation.bytes {
+            return Ok(false);
+        }
+        rotation.turn(&self.path)?;
+        Ok(true)
     }
 
     /// Opens the file anew when its path leads elsewhere: it was moved away, removed or replaced.

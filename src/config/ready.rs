@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    Agent, Audit, Config, Durability, File, Fixed, Level, Limits, Listen, Mode, Policy, Problems, Profile, StaticTask,
+    Agent, Audit, Config, Durability, File, Fixed, Level, Limits, Listen, Mode, Policy, Problems, Profile, Rotation, StaticTask,
     Tls,
     document::{Document, Place},
     file,
@@ -286,7 +286,19 @@ impl Check<'_> {
             self.document
                 .report(&at(&["audit", "file"]), "is required where records are durable before a call is forwarded");
         }
-        Audit { file: audit.file.as_ref().map(|path| self.path(&at(&["audit", "file"]), path)), durable }
+        let file = audit.file.as_ref().map(|path| self.path(&at(&["audit", "file"]), path));
+        Audit { file, durable, rotate: audit.rotate.map(|rotate| self.rotation(rotate)) }
+    }
+
+    fn rotation(&mut self, settings::Rotation { bytes, keep }: settings::Rotation) -> Rotation {
+        let place = at(&["audit", "rotate"]);
+        if bytes.0 < 1 << 20 {
+            self.document.report(&place.key("bytes"), "less than 1MiB");
+        }
+        if !(1..=100).contains(&keep) {
+            self.document.report(&place.key("keep"), "expected 1 to 100");
+        }
+        Rotation { bytes: bytes.0, keep }
     }
 
     fn limits(&mut self, limits: &settings::Limits) -> Limits {

@@ -367,9 +367,22 @@ pub struct Audit {
     pub file: Option<PathBuf>,
     /// When a record must be on disk. Default: `before_forward` where the profile is strict or locked, else `buffered`.
     pub durable: Option<Durability>,
+    /// Moves the file away when it is full, and removes the oldest. Without it the file grows until someone else moves it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotate: Option<Rotation>,
     /// A server for OPA decision logs. Not available in this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision_logs: Option<DecisionLogs>,
+}
+
+/// When the audit file is moved away, and how many of those are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// From so many bytes on. Example: `256MiB`.
+    pub bytes: Size,
+    /// How many that were moved away are kept, as `FILE.1`, `FILE.2` and so on. Example: `3`.
+    pub keep: u32,
 }
 
 /// A server for OPA decision logs.

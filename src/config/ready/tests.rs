@@ -115,7 +115,7 @@ fn everything_but_the_identity_has_a_default() {
     );
     assert_eq!((config.policy.cache_entries, config.policy.cache_ttl), (10_000, Duration::from_secs(5)));
     assert_eq!((config.task, config.telemetry.otlp), (None, None));
-    assert_eq!(config.audit, Audit { file: None, durable: Durability::Buffered });
+    assert_eq!(config.audit, Audit { file: None, durable: Durability::Buffered, rotate: None });
     let expected = Limits {
         connections: 1024,
         header_bytes: 65_536,

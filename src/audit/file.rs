@@ -312,7 +312,8 @@ mod tests {
         log.close();
         let text = fs::read_to_string(&path).expect("UTF-8").replace("denied", "passed");
         fs::write(&path, text).expect("it is writable");
-        let error = Log::open(&path, Durability::Buffered, None, &Metrics::new()).err().expect("it was changed").to_string();
+        let error =
+            Log::open(&path, Durability::Buffered, None, &Metrics::new()).err().expect("it was changed").to_string();
         assert!(error.contains("changed after it was written") && error.contains("hint: "), "{error}");
     }
 
@@ -389,7 +390,8 @@ mod tests {
     async fn refused_calls_that_find_no_room_are_counted_in_the_chain() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("audit.jsonl");
-        let log = Log::open_with_limit(&path, Durability::Buffered, None, Metrics::new().audit(), 10).expect("it opens");
+        let log =
+            Log::open_with_limit(&path, Durability::Buffered, None, Metrics::new().audit(), 10).expect("it opens");
         for _ in 0..3 {
             log.append(id(), &members(id(), "refused before it was forwarded"), false);
         }

@@ -14,8 +14,8 @@ use std::{
 };
 
 use super::{
-    Agent, Audit, Config, Durability, File, Fixed, Level, Limits, Listen, Mode, Policy, Problems, Profile, Rotation, StaticTask,
-    Tls,
+    Agent, Audit, Config, Durability, File, Fixed, Level, Limits, Listen, Mode, Policy, Problems, Profile, Rotation,
+    StaticTask, Tls,
     document::{Document, Place},
     file,
     settings::{self, IdentityKind, Settings, StateKind, TaskSource},

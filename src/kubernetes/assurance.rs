@@ -1,9 +1,10 @@
 //! How well a pod's agent is fenced in: what the injector arranged, as far as it was checked.
 //!
-//! Four facts make the level, and none of them comes from the agent. The injector says how traffic is captured, whether
-//! a NetworkPolicy denies by default, and which of the pod's containers could get around the fence; the check of the fence,
-//! which ran before the agent and wrote where no agent can, says whether it holds. What is missing counts as the worst. `L3` can't be reached: nothing here can check that a
-//! gateway stands outside.
+//! Four facts make the level, and none of them comes from the agent. The injector says how traffic is captured and which
+//! of the pod's containers could get around the fence; the namespace's ConfigMap says whether the platform placed a
+//! NetworkPolicy there; the check of the fence, which ran before the agent and wrote where no agent can, says whether it
+//! holds. What is missing counts as the worst. `L3` can't be reached: nothing here can check that a gateway stands
+//! outside.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -17,7 +18,7 @@ use crate::config::{Assurance, Level};
 pub struct Claim {
     /// How traffic is captured.
     pub capture: Capture,
-    /// Whether the platform placed a NetworkPolicy on the pod that denies by default.
+    /// Whether the platform placed its NetworkPolicy on the pods of this namespace.
     pub network_policy: bool,
     /// Where the check of the fence writes what it found.
     pub report: Option<PathBuf>,
@@ -40,7 +41,7 @@ impl Claim {
         let (level, rest) = match (self.capture, self.network_policy) {
             (Capture::Proxy, _) => return Standing::lowest("traffic is led here by variables only"),
             (Capture::Init, _) => (Assurance::L1, ""),
-            (Capture::Cni, false) => (Assurance::L1, "; no NetworkPolicy is known that denies by default"),
+            (Capture::Cni, false) => (Assurance::L1, "; no NetworkPolicy of the platform's is known here"),
             (Capture::Cni, true) => (Assurance::L2, ""),
         };
         match (&self.weaknesses, report) {

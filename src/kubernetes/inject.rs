@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod custody;
 mod earlier;
 pub mod manifest;
 pub mod mesh;
@@ -60,8 +61,13 @@ pub struct Injected {
 /// Everything that can't be made safe.
 pub fn inject(original: &Value, namespace: &str, config: &Config) -> Result<Outcome, Unsafe> {
     let mut seen = Pod::read(original)?;
-    if let Some(reason) = skip(&seen, namespace, config)? {
-        return Ok(Outcome::Skip(reason));
+    if is_exempt(&seen, namespace, config) {
+        return Ok(Outcome::Skip("its namespace is exempt"));
+    }
+    if let Some(reason) = skip(&seen, config)? {
+        let mut found = Unsafe::default();
+        custody::check(&seen, config, &mut found);
+        return found.into_result().map(|()| Outcome::Skip(reason));
     }
     let mut pod = original.clone();
     if seen.metadata.annotations.contains_key(ANNOTATION_INJECTED) {
@@ -78,6 +84,7 @@ pub fn inject(original: &Value, namespace: &str, config: &Config) -> Result<Outc
     let facts = Facts {
         labels: labels.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
         weaknesses: weaknesses.clone(),
+        after: mesh::set_up_first(&config.settings.meshes, &seen.spec.init_containers),
         grace: Duration::from_secs(u64::try_from(grace).unwrap_or(0)),
     };
     sidecar::add(&mut pod, &facts, config);
@@ -85,12 +92,13 @@ pub fn inject(original: &Value, namespace: &str, config: &Config) -> Result<Outc
     Ok(Outcome::Inject(Injected { pod, warnings: warnings(&seen, &kept, weaknesses, config) }))
 }
 
-fn skip(pod: &Pod, namespace: &str, config: &Config) -> Result<Option<&'static str>, Unsafe> {
-    let settings = &config.settings;
+fn is_exempt(pod: &Pod, namespace: &str, config: &Config) -> bool {
     let namespace = if namespace.is_empty() { &pod.metadata.namespace } else { namespace };
-    if settings.exempt_namespaces.iter().any(|exempt| exempt == namespace) {
-        return Ok(Some("its namespace is exempt"));
-    }
+    config.settings.exempt_namespaces.iter().any(|exempt| exempt == namespace)
+}
+
+fn skip(pod: &Pod, config: &Config) -> Result<Option<&'static str>, Unsafe> {
+    let settings = &config.settings;
     let windows = |name: Option<&String>| name.is_some_and(|name| name.eq_ignore_ascii_case("windows"));
     if windows(Some(&pod.spec.os.name)) || windows(pod.spec.node_selector.get(OS_LABEL)) {
         return match settings.skip.windows {

@@ -68,6 +68,9 @@ writes if input.call.segments[0] == "readonly"
 writes if input.call.segments[1] == "Delete"
 "#;
 
+/// What the chart adds where it places a NetworkPolicy.
+const POLICED: &[(&str, &str)] = &[("network-policy", "true")];
+
 /// The pod of a manifest, by the program that the platform uses. `agent` is what the platform says of agents.
 fn injected(job: &str, capture: &str, agent: Value) -> Value {
     let dir = tempfile::tempdir().expect("a directory");
@@ -92,10 +95,17 @@ async fn world(network: &Network) -> Origin {
 
 /// The pod with its sidecar, before its agents.
 fn started<'a>(network: &'a Network, origin: &Origin, capture: &str) -> Pod<'a> {
-    started_with(network, origin, injected(JOB, capture, json!({"network_policy": true})), capture)
+    started_with(network, origin, injected(JOB, capture, json!({})), capture, POLICED)
 }
 
-fn started_with<'a>(network: &'a Network, origin: &Origin, template: Value, capture: &str) -> Pod<'a> {
+/// `more` is what else the platform put into the ConfigMap of the sidecar's configuration.
+fn started_with<'a>(
+    network: &'a Network,
+    origin: &Origin,
+    template: Value,
+    capture: &str,
+    more: &[(&'static str, &str)],
+) -> Pod<'a> {
     if capture == "cni" {
         let runtime = cni::Runtime::of(&network.pod, template["metadata"]["annotations"].clone());
         runtime.add().expect("the node fences the pod in");
@@ -103,8 +113,9 @@ fn started_with<'a>(network: &'a Network, origin: &Origin, template: Value, capt
     // As the runtimes of Kubernetes have it.
     network.pod.sh("echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range");
     let config = [("config.yaml", CONFIG.to_owned()), ("root.pem", origin.root.clone())];
+    let config = config.into_iter().chain(more.iter().map(|(key, value)| (*key, (*value).to_owned()))).collect();
     let policy = [("policy.rego", POLICY.to_owned())];
-    let config_maps = [("tollgate-config", config.into()), ("policy", policy.into())].into();
+    let config_maps = [("tollgate-config", config), ("policy", policy.into())].into();
     Pod::start(&network.pod, &network.world, template["spec"].clone(), &config_maps)
 }
 
@@ -168,17 +179,17 @@ async fn a_pod_is_not_called_fenced_for_more_than_is_known_of_it() {
         return;
     }
     let unnamed = JOB.replace(", securityContext: {runAsUser: 1000, runAsGroup: 1000}", "");
-    for (job, capture, agent, level) in [
+    for (job, capture, agent, more, level) in [
         // The container that runs as root keeps the right to become any user.
-        (JOB, "init", json!({"network_policy": true, "privileges": "lower"}), "L0"),
+        (JOB, "init", json!({"privileges": "lower"}), POLICED, "L0"),
         // The image may say that it runs as the sidecar's user.
-        (&unnamed, "init", json!({"network_policy": true}), "L0"),
-        // Nobody said that the network denies what the node's rules might let out.
-        (JOB, "cni", json!({}), "L1"),
+        (&unnamed, "init", json!({}), POLICED, "L0"),
+        // Nobody said that the platform placed a NetworkPolicy in this namespace.
+        (JOB, "cni", json!({}), &[], "L1"),
     ] {
         let network = Network::new();
         let origin = world(&network).await;
-        let pod = started_with(&network, &origin, injected(job, capture, agent), capture);
+        let pod = started_with(&network, &origin, injected(job, capture, agent), capture, more);
         let output = pod.run("agent", &["curl", "-sS", &format!("https://{NAME}/hello")]);
         assert_eq!(lines(&output), ["/hello took 0"], "{output:?}");
         // A record is finished once the client has its answer, maybe a moment later.

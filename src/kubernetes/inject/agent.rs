@@ -9,7 +9,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_json::{Value, json};
 
 use super::{
-    Config, earlier,
+    Config,
+    custody::GENERATED_TOKEN,
+    earlier,
     pod::{self, CONTAINERS, Container, INIT_CONTAINERS, Pod, Variable},
     safety,
     settings::{AccountToken, Privileges},
@@ -174,8 +176,6 @@ pub const BUNDLE_FILE: &str = "ca.pem";
 pub const JAVA_STORE_FILE: &str = "truststore.jks";
 /// With NET_RAW a process sends packets that pass by the fence; with the others it becomes another user.
 const DROPPED: [&str; 3] = ["NET_RAW", "SETGID", "SETUID"];
-/// What the API server calls the volume of a pod's service account token.
-const GENERATED_TOKEN: &str = "kube-api-access-";
 
 #[cfg(test)]
 mod tests {

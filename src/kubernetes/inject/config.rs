@@ -184,8 +184,8 @@ impl Check {
     fn meshes(&mut self, settings: &Settings) {
         for (index, mesh) in settings.meshes.iter().enumerate() {
             let place = at(&["meshes"]).index(index).key("images");
-            if mesh.images.is_empty() || mesh.images.iter().any(String::is_empty) {
-                self.document.report(&place, "expected what the names of the mesh's images begin with");
+            if mesh.images.is_empty() || mesh.images.iter().any(|name| name.is_empty() || name.ends_with('/')) {
+                self.document.report(&place, "expected whole names of the mesh's images: docker.io/istio/proxyv2");
             }
         }
     }
@@ -209,7 +209,7 @@ impl Check {
                 || path == "/"
                 || Path::new(path).components().any(|part| part.as_os_str() == "..")
             {
-                self.document.report(&at(&["permit", "host_paths"]).index(index), "expected an absolute directory");
+                self.document.report(&at(&["permit", "host_paths"]).index(index), "expected an absolute path");
             }
         }
         if settings.serve.max_body.0 < 64 << 10 || settings.serve.max_body.0 > 64 << 20 {
@@ -307,7 +307,7 @@ imagee: x
 native: maybe
 cluster_version: new
 ports: {proxy: 80, dns: 15021, health: 15021}
-meshes: [{kind: istio, images: []}]
+meshes: [{kind: istio, images: []}, {kind: linkerd, images: [cr.l5d.io/linkerd/]}]
 exempt_uids: [0]
 permit: {host_paths: [dev]}
 sidecar:
@@ -326,9 +326,10 @@ serve: {max_body: 1KiB}
         f:4: ports.dns: 15021 is a port of Istio
         f:4: ports.health: is also ports.dns
         f:4: ports.health: 15021 is a port of Istio
-        f:5: meshes[0].images: expected what the names of the mesh's images begin with
+        f:5: meshes[0].images: expected whole names of the mesh's images: docker.io/istio/proxyv2
+        f:5: meshes[1].images: expected whole names of the mesh's images: docker.io/istio/proxyv2
         f:6: exempt_uids[0]: can't be let out
-        f:7: permit.host_paths[0]: expected an absolute directory
+        f:7: permit.host_paths[0]: expected an absolute path
         f:9: sidecar.config: is no name of a Kubernetes object
         f:10: sidecar.env.TOLLGATE_POD_NAME: is no name that may be set here
         f:11: sidecar.secrets[1].name: is used twice

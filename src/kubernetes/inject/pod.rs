@@ -112,6 +112,14 @@ pub struct Container {
     pub image: String,
     /// What it runs instead of what its image runs.
     pub command: Vec<String>,
+    /// With which arguments.
+    pub args: Vec<String>,
+    /// What is asked until it has started.
+    pub startup_probe: Handler,
+    /// What is asked to know whether it can be used.
+    pub readiness_probe: Handler,
+    /// What is asked to know whether it must be started again.
+    pub liveness_probe: Handler,
     /// What is done at its start and before its end.
     pub lifecycle: Lifecycle,
     /// What it may do.
@@ -248,6 +256,8 @@ pub struct Source {
     pub secret: Named,
     /// A service account token.
     pub service_account_token: Option<Token>,
+    /// A certificate of the pod's own.
+    pub pod_certificate: Option<Certificate>,
 }
 
 /// A service account token.
@@ -256,6 +266,14 @@ pub struct Source {
 pub struct Token {
     /// Whom it is for.
     pub audience: String,
+}
+
+/// A certificate of the pod's own.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Certificate {
+    /// Who signs it.
+    pub signer_name: String,
 }
 
 /// What a driver provides.

@@ -8,9 +8,9 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value;
 
 use super::{
-    Config, mesh, outward,
-    pod::{Container, Pod, SecurityContext, Volume},
-    settings::{Privileges, Spiffe},
+    Config, custody, mesh, outward,
+    pod::{Container, Handler, Pod, SecurityContext, Volume},
+    settings::Privileges,
     unsafe_pod::Unsafe,
     weakness::weaknesses,
 };
@@ -29,6 +29,8 @@ pub fn check(original: &Value, pod: &Pod, config: &Config) -> Result<(), Unsafe>
     for (index, volume) in pod.spec.volumes.iter().enumerate() {
         check.volume(&format!("spec.volumes[{index}]"), volume);
     }
+    custody::check(pod, config, &mut check.found);
+    custody::access(pod, config, &mut check.found);
     outward::check(original, config, &mut check.found);
     check.found.into_result()
 }
@@ -110,7 +112,6 @@ impl Check<'_> {
             self.found.add(format!("{path}.name"), format!("{} is a name of the sidecar's", container.name));
         }
         self.mounts(path, container);
-        self.secrets_of(path, container);
         for (index, port) in container.ports.iter().enumerate() {
             let ours = self.config.ports();
             if [ours.proxy, ours.transparent, ours.dns, ours.health].map(i64::from).contains(&port.container_port) {
@@ -141,13 +142,23 @@ impl Check<'_> {
                 self.found.add(field, "more than a container of the mesh needs");
             }
         }
-        if !container.command.is_empty() {
-            self.found.add(format!("{path}.command"), "a mesh's container runs what its image runs");
-        }
-        let hooks = [("postStart", &container.lifecycle.post_start), ("preStop", &container.lifecycle.pre_stop)];
-        for (hook, handler) in hooks {
-            if !mesh::may_run(&handler.exec.command) {
-                self.found.add(format!("{path}.lifecycle.{hook}.exec.command"), "not a command of the mesh's");
+        self.mesh_commands(path, container);
+    }
+
+    fn mesh_commands(&mut self, path: &str, container: &Container) {
+        let lifecycle = &container.lifecycle;
+        let nothing = |handler: &Handler| handler.exec.command.is_empty();
+        for (field, is_its_own) in [
+            ("command", mesh::runs_its_own(container)),
+            ("args", mesh::is_told_its_own(container)),
+            ("lifecycle.postStart.exec.command", mesh::may_begin_with(&lifecycle.post_start.exec.command)),
+            ("lifecycle.preStop.exec.command", mesh::may_end_with(&lifecycle.pre_stop.exec.command)),
+            ("startupProbe.exec.command", nothing(&container.startup_probe)),
+            ("readinessProbe.exec.command", nothing(&container.readiness_probe)),
+            ("livenessProbe.exec.command", nothing(&container.liveness_probe)),
+        ] {
+            if !is_its_own {
+                self.found.add(format!("{path}.{field}"), "not what the mesh has its container run");
             }
         }
     }
@@ -200,54 +211,23 @@ impl Check<'_> {
         }
     }
 
-    fn secrets_of(&mut self, path: &str, container: &Container) {
-        for (index, variable) in container.env.iter().enumerate() {
-            if let Some(from) = &variable.value_from {
-                self.secret(&format!("{path}.env[{index}].valueFrom.secretKeyRef.name"), &from.secret_key_ref.name);
-            }
-        }
-        for (index, from) in container.env_from.iter().enumerate() {
-            self.secret(&format!("{path}.envFrom[{index}].secretRef.name"), &from.secret_ref.name);
-        }
-    }
-
-    fn secret(&mut self, field: &str, name: &str) {
-        if self.config.settings.sidecar.secrets.iter().any(|mount| mount.secret == name) {
-            self.found.add(field, format!("the Secret {name} is for the sidecar alone"));
-        }
-    }
-
     fn volume(&mut self, path: &str, volume: &Volume) {
         if is_ours(&volume.name) {
             self.found.add(format!("{path}.name"), format!("{} is a name of the sidecar's", volume.name));
         }
-        self.secret(&format!("{path}.secret.secretName"), &volume.secret.secret_name);
         if let Some(host_path) = &volume.host_path
             && !self.permits(&host_path.path)
         {
-            let why = "a directory of the node may hold the sidecar's secrets; `permit.host_paths` in the injector's \
-                       configuration lists what is harmless";
+            let why = "what is the node's may hold the sidecar's secrets; `permit.host_paths` in the injector's \
+                       configuration lists what is harmless, each path by itself";
             self.found.add(format!("{path}.hostPath.path"), why);
-        }
-        for (index, source) in volume.projected.iter().flat_map(|projected| &projected.sources).enumerate() {
-            let path = format!("{path}.projected.sources[{index}]");
-            self.secret(&format!("{path}.secret.name"), &source.secret.name);
-            let ours = self.config.settings.identity.token.as_ref().map(|token| &token.audience);
-            if source.service_account_token.as_ref().is_some_and(|token| Some(&token.audience) == ours) {
-                let why = "a token for this audience is the sidecar's identity";
-                self.found.add(format!("{path}.serviceAccountToken.audience"), why);
-            }
-        }
-        if let Some(Spiffe::Csi(driver)) = &self.config.settings.identity.spiffe
-            && volume.csi.driver == *driver
-        {
-            self.found.add(format!("{path}.csi.driver"), "the Workload API gives out the sidecar's identity");
         }
     }
 
+    /// What is below a permitted directory may be a link of a tenant's that leads out of it.
     fn permits(&self, path: &str) -> bool {
-        let path = absolute(path);
-        self.config.settings.permit.host_paths.iter().any(|permitted| path.starts_with(permitted))
+        let plain = |path: &str| path.trim_end_matches('/').to_owned();
+        self.config.settings.permit.host_paths.iter().any(|permitted| plain(permitted) == plain(path))
     }
 }
 
@@ -303,7 +283,7 @@ mod tests {
     #[test]
     fn what_can_not_be_made_safe_is_refused_by_its_field() {
         let config = config(
-            "meshes: [{kind: istio, images: [istio/]}]\nports: {proxy: 16001, health: 16020, dns: 16053}\n\
+            "meshes: [{kind: istio, images: [istio/proxyv2]}]\nports: {proxy: 16001, health: 16020, dns: 16053}\n\
              sidecar: {secrets: [{name: s, secret: ours}]}\nidentity: {spiffe: {csi: csi.spiffe.io}}\n\
              permit: {host_paths: [/dev/dri], csi_drivers: [csi.spiffe.io]}\n",
         );
@@ -343,31 +323,21 @@ mod tests {
                 container(json!({"volumeMounts": [{"name": "v", "mountPath": "etc/x/../tollgate/trust"}]})),
                 "spec.containers[0].volumeMounts[0].mountPath",
             ),
-            (
-                container(json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "ours", "key": "k"}}}]})),
-                "spec.containers[0].env[0].valueFrom.secretKeyRef.name",
-            ),
-            (
-                container(json!({"envFrom": [{"secretRef": {"name": "ours"}}]})),
-                "spec.containers[0].envFrom[0].secretRef.name",
-            ),
             (volume(json!({"name": "tollgate-ca"})), "spec.volumes[0].name"),
             (volume(json!({"name": "v", "hostPath": {"path": "/dev"}})), "spec.volumes[0].hostPath.path"),
             (volume(json!({"name": "v", "hostPath": {"path": "/dev/dri/../.."}})), "spec.volumes[0].hostPath.path"),
-            (volume(json!({"name": "v", "secret": {"secretName": "ours"}})), "spec.volumes[0].secret.secretName"),
+            (volume(json!({"name": "v", "hostPath": {"path": "/dev/dri/card0"}})), "spec.volumes[0].hostPath.path"),
             (
-                volume(json!({"name": "v", "projected": {"sources": [{"secret": {"name": "ours"}}]}})),
-                "spec.volumes[0].projected.sources[0].secret.name",
-            ),
-            (
-                volume(json!({"projected": {"sources": [{"serviceAccountToken": {"audience": "tollgate"}}]}})),
+                volume(json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}})),
                 "spec.volumes[0].projected.sources[0].serviceAccountToken.audience",
             ),
-            (volume(json!({"name": "v", "csi": {"driver": "csi.spiffe.io"}})), "spec.volumes[0].csi.driver"),
+            (volume(json!({"name": "v", "secret": {"secretName": "ours"}})), "spec.volumes[0].secret.secretName"),
         ] {
             assert_eq!(refused(&pod, &config), [field], "{pod}");
         }
-        assert_eq!(refused(&volume(json!({"name": "v", "hostPath": {"path": "/dev/dri/card0"}})), &config), [""; 0]);
+        for path in ["/dev/dri", "/dev/dri/"] {
+            assert_eq!(refused(&volume(json!({"name": "v", "hostPath": {"path": path}})), &config), [""; 0]);
+        }
     }
 
     #[test]
@@ -395,10 +365,27 @@ mod tests {
     #[test]
     fn a_meshs_container_is_left_alone_only_where_the_platform_names_it() {
         let mesh = with(json!({"initContainers": [{"name": "istio-init", "image": "istio/proxyv2:1",
+                        "args": ["istio-iptables"],
                         "securityContext": {"runAsUser": 0, "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}}}]}));
         assert_eq!(refused(&mesh, &config("")).len(), 2);
-        let ports = "ports: {proxy: 16001, health: 16020, dns: 16053}";
-        assert_eq!(refused(&mesh, &config(&format!("meshes: [{{kind: istio, images: [istio/]}}]\n{ports}"))), [""; 0]);
+        let named = config(
+            "meshes: [{kind: istio, images: [istio/proxyv2]}]\nports: {proxy: 16001, health: 16020, dns: 16053}",
+        );
+        assert_eq!(refused(&mesh, &named), [""; 0]);
+        for (field, value) in [
+            ("command", json!(["sh"])),
+            ("args", json!(["sh", "-c", "nft flush ruleset"])),
+            ("lifecycle.preStop.exec.command", json!(["sh"])),
+            ("livenessProbe.exec.command", json!(["sh"])),
+        ] {
+            let mut other = mesh.clone();
+            let mut place = &mut other["spec"]["initContainers"][0];
+            for step in field.split('.') {
+                place = &mut place[step];
+            }
+            *place = value;
+            assert_eq!(refused(&other, &named), [format!("spec.initContainers[0].{field}")]);
+        }
     }
 
     #[test]

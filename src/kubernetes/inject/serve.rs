@@ -1,8 +1,12 @@
 //! The webhook: `AdmissionReview`s over TLS, health and metrics beside them.
 //!
 //! A certificate that changes on disk is used from the next connection on; one that can't be used leaves the old one in
-//! place. Stopping has an order: not ready, serving on for as long as the cluster may still send something, then no new
-//! connections, then the end of those that are open.
+//! place. Connections are few for each address, and none may keep its place without asking. Stopping has an order: not
+//! ready, serving on for as long as the cluster may still send something, then no new connections, then the end of those
+//! that are open.
+
+mod idle;
+mod places;
 
 use std::{
     convert::Infallible,
@@ -33,6 +37,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use self::{
+    idle::Activity,
+    places::{Place, Places},
+};
 use super::{Config, metrics::Metrics, review, review::Decision};
 use crate::{
     health::{self, Readiness},
@@ -68,6 +76,7 @@ impl Webhook {
         let shared = Shared {
             tls: ArcSwap::new(Arc::clone(&loaded.config)),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
+            places: Arc::new(Places::default()),
             reviews: Semaphore::new(REVIEWS),
             files,
             config,
@@ -117,6 +126,7 @@ struct Shared {
     tls: ArcSwap<ServerConfig>,
     metrics: Arc<Metrics>,
     connections: Arc<Semaphore>,
+    places: Arc<Places>,
     reviews: Semaphore,
 }
 
@@ -170,10 +180,14 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, drain: Drain) {
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
+                let Some(place) = shared.places.take(from.ip()) else {
+                    tracing::debug!(%from, "too many connections of one address");
+                    continue;
+                };
                 let (shared, signals) = (Arc::clone(&shared), drain.signals());
                 drain.spawn(async move {
-                    connection(shared, stream, signals).await;
+                    connection(shared, stream, signals, place).await;
                     drop(slot);
                 });
             }
@@ -186,8 +200,9 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, drain: Drain) {
     }
 }
 
-async fn connection(shared: Arc<Shared>, stream: TcpStream, signals: Signals) {
+async fn connection(shared: Arc<Shared>, stream: TcpStream, signals: Signals, _place: Place) {
     let _ = stream.set_nodelay(true);
+    let begun = Instant::now();
     let acceptor = TlsAcceptor::from(shared.tls.load_full());
     let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -195,10 +210,16 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, signals: Signals) {
         Err(_) => return tracing::debug!("no TLS in time"),
     };
     let http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
+    let activity = Arc::new(Activity::new());
+    let counted = Arc::clone(&activity);
     let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(respond(&shared, request).await) }
+        let (shared, activity) = (Arc::clone(&shared), Arc::clone(&counted));
+        async move {
+            let _busy = activity.begin();
+            Ok::<_, Infallible>(respond(&shared, request).await)
+        }
     });
+    let idle = activity.ends(HANDSHAKE.saturating_sub(begun.elapsed()), IDLE);
     let io = TokioIo::new(stream);
     if http2 {
         let serving = http2::Builder::new(TokioExecutor::new())
@@ -206,20 +227,29 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, signals: Signals) {
             .max_concurrent_streams(STREAMS)
             .keep_alive_interval(KEEP_ALIVE)
             .serve_connection(io, service);
-        until_ended(pin!(serving), &signals, http2::Connection::graceful_shutdown).await;
+        until_ended(pin!(serving), &signals, idle, http2::Connection::graceful_shutdown).await;
     } else {
         let serving =
             http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(IDLE).serve_connection(io, service);
-        until_ended(pin!(serving), &signals, http1::Connection::graceful_shutdown).await;
+        until_ended(pin!(serving), &signals, idle, http1::Connection::graceful_shutdown).await;
     }
 }
 
-async fn until_ended<C>(mut serving: Pin<&mut C>, signals: &Signals, graceful_shutdown: impl FnOnce(Pin<&mut C>))
-where
+async fn until_ended<C>(
+    mut serving: Pin<&mut C>,
+    signals: &Signals,
+    idle: impl Future<Output = ()>,
+    graceful_shutdown: impl FnOnce(Pin<&mut C>),
+) where
     C: Future<Output = hyper::Result<()>>,
 {
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        () = idle => {
+            // A request that is on its way meanwhile is answered, or refused so that it is sent again.
+            graceful_shutdown(serving.as_mut());
+            timeout(LEAVE, serving).await.unwrap_or(Ok(()))
+        }
         () = signals.stopping() => {
             graceful_shutdown(serving.as_mut());
             tokio::select! {
@@ -314,10 +344,12 @@ const CONNECTIONS: usize = 256;
 /// With the largest body this bounds what is held.
 const REVIEWS: usize = 32;
 const STREAMS: u32 = 100;
+/// For TLS and the first request together.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const WAIT_FOR_TURN: Duration = Duration::from_secs(5);
 const BODY: Duration = Duration::from_secs(10);
-const IDLE: Duration = Duration::from_secs(120);
+const IDLE: Duration = Duration::from_secs(60);
+const LEAVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const LOOK_AT_FILES: Duration = Duration::from_secs(1);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);

@@ -162,7 +162,7 @@ impl Default for Skip {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Permit {
-    /// Directories of the node that pods may mount, with what is below them.
+    /// Directories and files of the node that pods may mount, each by itself: not what is below it.
     pub host_paths: Vec<String>,
     /// Drivers of inline `csi` volumes that pods may use.
     pub csi_drivers: Vec<String>,
@@ -179,8 +179,6 @@ pub struct Agent {
     pub service_account_token: AccountToken,
     /// Hosts that are reached without the proxy, where variables name one.
     pub no_proxy: Vec<String>,
-    /// Whether the platform placed a NetworkPolicy that denies by default on the pods. Without one no pod is above L1.
-    pub network_policy: bool,
 }
 
 impl Default for Agent {
@@ -189,7 +187,6 @@ impl Default for Agent {
             privileges: Privileges::default(),
             service_account_token: AccountToken::default(),
             no_proxy: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec(),
-            network_policy: false,
         }
     }
 }
@@ -374,7 +371,7 @@ pub enum Spiffe {
 pub struct Mesh {
     /// Which one.
     pub kind: MeshKind,
-    /// What its images' names begin with.
+    /// Its images' names, whole, without tags.
     pub images: Vec<String>,
 }
 

@@ -26,6 +26,8 @@ pub struct Facts<'a> {
     pub weaknesses: Vec<String>,
     /// How long its containers have to end.
     pub grace: Duration,
+    /// How many of its init containers set up a mesh's network. The fence is checked after them.
+    pub after: usize,
 }
 
 /// Adds the containers, before the pod's own, and their volumes.
@@ -43,7 +45,7 @@ pub fn add(pod: &mut Value, facts: &Facts<'_>, config: &Config) {
         pod::list(spec, CONTAINERS).insert(0, sidecar);
     }
     if config.capture().is_fenced() {
-        first.push(fence_check(config));
+        pod::list(spec, INIT_CONTAINERS).insert(facts.after, fence_check(config));
     }
     if !first.is_empty() {
         pod::list(spec, INIT_CONTAINERS).splice(0..0, first);
@@ -153,7 +155,9 @@ fn variables(facts: &Facts<'_>, config: &Config) -> Value {
     variables.push(literal("TOLLGATE_POD_WEAKNESSES", &json!(facts.weaknesses).to_string()));
     variables.push(literal("TOLLGATE_TRUST_DOMAIN", &settings.trust_domain));
     variables.push(literal("TOLLGATE_CAPTURE", config.capture().as_str()));
-    variables.push(literal("TOLLGATE_NETWORK_POLICY", &settings.agent.network_policy.to_string()));
+    // Only where the chart placed a NetworkPolicy does the namespace's ConfigMap say so.
+    let key = json!({"name": sidecar.config, "key": NETWORK_POLICY_KEY, "optional": true});
+    variables.push(json!({"name": "TOLLGATE_NETWORK_POLICY", "valueFrom": {"configMapKeyRef": key}}));
     if config.capture().is_fenced() {
         variables.push(literal("TOLLGATE_FENCE_REPORT", &format!("{FENCE_REPORT_DIR}/{FENCE_REPORT_FILE}")));
     }
@@ -264,6 +268,8 @@ const PROGRAM: &str = "tollgate";
 pub const HEALTH_PORT_NAME: &str = "tollgate-health";
 /// The key of the ConfigMap with the sidecar's configuration.
 const CONFIG_FILE: &str = "config.yaml";
+/// Beside it, `true` where the platform placed a NetworkPolicy on the namespace's pods.
+const NETWORK_POLICY_KEY: &str = "network-policy";
 /// Of a pod's time to end, what the sidecar needs after the hook that waits for open connections.
 const OWN_GRACE: Duration = Duration::from_secs(10);
 /// What the check of the fence leaves for the sidecar.

@@ -65,7 +65,7 @@ fn injecting_twice_changes_nothing() {
 fn another_injector_takes_the_place_of_the_first() {
     let ways = [
         "capture: init\nsidecar: {secrets: [{name: s, secret: s}]}",
-        "capture: cni\nagent: {network_policy: true}",
+        "capture: cni\nexempt_uids: [4711]",
         "capture: proxy",
         "capture: proxy\nports: {proxy: 16001}\nagent: {no_proxy: [a, b c]}",
         "capture: init\nnative: false",

@@ -1,6 +1,6 @@
 //! The webhook over TLS: what it answers, what it refuses to answer, and how it lives and ends.
 
-use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -82,6 +82,10 @@ impl Running {
     }
 
     async fn connect(&self, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
+        self.try_connect(alpn).await.expect("a handshake")
+    }
+
+    async fn try_connect(&self, alpn: &[&[u8]]) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.1.der().clone()).expect("a root");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -93,7 +97,7 @@ impl Running {
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         let stream = TcpStream::connect(self.address).await.expect("it listens");
         let name = ServerName::try_from(NAME).expect("a name");
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("a handshake")
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> (StatusCode, Bytes) {
@@ -304,6 +308,29 @@ async fn a_review_that_has_begun_is_answered_before_the_end() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("\"allowed\":true"), "{answer}");
     timeout(SOON, running.serving).await.expect("it ends").expect("without a panic");
     assert!(TcpStream::connect(running.address).await.is_err());
+}
+
+#[tokio::test]
+async fn no_address_takes_all_connections() {
+    let running = Running::plain().await;
+    let mut held = Vec::new();
+    let refused = loop {
+        match running.try_connect(&[b"h2"]).await {
+            Ok(stream) => held.push(stream),
+            Err(error) => break error,
+        }
+        assert!(held.len() <= 16, "they have no end");
+    };
+    assert_eq!(held.len(), 16, "{refused}");
+    held.pop();
+    let answered = async {
+        while running.try_connect(&[b"h2"]).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, answered).await.expect("there is room again");
+    drop(held);
+    running.stop().await;
 }
 
 const NAME: &str = "tollgate-injector.tollgate.svc";

@@ -128,6 +128,21 @@ impl<'a> Pod<'a> {
         all.find(|container| container["name"] == name).expect("the manifest has it")
     }
 
+    /// `None` where it comes from a key that may be missing, and is.
+    fn variable(&self, entry: &Value) -> Option<String> {
+        let from = &entry["valueFrom"]["configMapKeyRef"];
+        if from.is_null() {
+            return Some(variable(entry));
+        }
+        let of_it = |volume: &&Value| volume["configMap"]["name"] == from["name"];
+        let volume = list(&self.spec, "volumes").iter().find(of_it).expect("it is mounted too");
+        match fs::read_to_string(self.file(text(volume, "name"), text(from, "key"))) {
+            Ok(value) => Some(format!("{}={value}", text(entry, "name"))),
+            Err(_) if from["optional"] == true => None,
+            Err(error) => panic!("{from}: {error}"),
+        }
+    }
+
     /// A container's process: a root of its own, the volumes that it mounts, its user and its rights.
     fn command(&self, container: &Value, instead: Option<&[&str]>) -> Command {
         let root = self.volumes.path().join("root");
@@ -145,7 +160,7 @@ impl<'a> Pod<'a> {
         let mut command = self.network.command("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", &script, "sh"]);
         command.args(rights(&container["securityContext"])).args(["env", "-i", &format!("PATH={PATH}"), "HOME=/tmp"]);
-        command.args(list(container, "env").iter().map(variable));
+        command.args(list(container, "env").iter().filter_map(|entry| self.variable(entry)));
         match instead {
             Some(words) => command.args(words),
             None => command.args(words(container)),

@@ -20,8 +20,13 @@ class Refused(Exception):
     """A pod that a policy does not let in."""
 
 
+# An authorizer is the API server's own; here the request says what it would answer.
+AUTHORIZER = re.compile(r'authorizer(?:\.\w+\("[^"]*"\))+\.allowed\(\)')
+
+
 def evaluate(expression, values):
     """The value of an expression, as JSON has it."""
+    expression = AUTHORIZER.sub("request.authorized", expression)
     try:
         result = ENVIRONMENT.compile(expression).eval(data={name: values.get(name) for name in NAMES})
     except Exception as error:  # CEL's errors have no narrower type.
@@ -43,13 +48,22 @@ def with_variables(spec, values):
     return values
 
 
-def validate(policies, resource, operation, new, old=None):
-    """Refuses what one of these policies does not let in, with its message."""
-    values = {"object": new, "oldObject": old, "request": {"operation": operation}}
+def matches(rule, resource, operation, name):
+    """Whether a policy's rule is about this request."""
+    names = rule.get("resourceNames")
+    return resource in rule["resources"] and operation in rule["operations"] and (not names or name in names)
+
+
+def validate(policies, resource, operation, new, old=None, user=None):
+    """Refuses what one of these policies does not let in, with its message. `user` is who asks: a name, groups, and whether the
+    API server's authorizer permits what is asked of it."""
+    who = {"username": "jane", "groups": ["system:authenticated"], **(user or {})}
+    authorized = who.pop("authorized", False)
+    values = {"object": new, "oldObject": old, "request": {"operation": operation, "userInfo": who, "authorized": authorized}}
+    name = (new or old).get("metadata", {}).get("name")
     for policy in policies:
         spec = policy["spec"]
-        rules = spec["matchConstraints"]["resourceRules"]
-        if not any(resource in rule["resources"] and operation in rule["operations"] for rule in rules):
+        if not any(matches(rule, resource, operation, name) for rule in spec["matchConstraints"]["resourceRules"]):
             continue
         if not applies(spec, values):
             continue
@@ -130,13 +144,16 @@ def completed(pod):
             if kind in volume:
                 volume[kind].setdefault("defaultMode", 0o644)
     token = {"projected": {"defaultMode": 0o644, "sources": [{"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}}, {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}}]}}
-    spec.setdefault("volumes", []).append({"name": "kube-api-access-abcde", **token})
+    automount = spec.get("automountServiceAccountToken", True)
+    if automount:
+        spec.setdefault("volumes", []).append({"name": "kube-api-access-abcde", **token})
     for container in spec.get("initContainers", []) + spec["containers"]:
         container.setdefault("terminationMessagePath", "/dev/termination-log")
         container.setdefault("terminationMessagePolicy", "File")
         container.setdefault("imagePullPolicy", "IfNotPresent")
         container.setdefault("resources", {})
-        container.setdefault("volumeMounts", []).append({"name": "kube-api-access-abcde", "readOnly": True, "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"})
+        if automount:
+            container.setdefault("volumeMounts", []).append({"name": "kube-api-access-abcde", "readOnly": True, "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"})
         for variable in container.get("env", []):
             variable.get("valueFrom", {}).get("fieldRef", {}).setdefault("apiVersion", "v1")
             if variable.get("value") == "":
@@ -145,7 +162,7 @@ def completed(pod):
             if probe in container:
                 container[probe].setdefault("successThreshold", 1)
                 container[probe].get("httpGet", {}).setdefault("scheme", "HTTP")
-        for mount in container["volumeMounts"]:
+        for mount in container.get("volumeMounts", []):
             if mount.get("readOnly") is False:
                 del mount["readOnly"]
     return pod

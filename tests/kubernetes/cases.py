@@ -40,40 +40,6 @@ PODS = {
 }
 
 
-# Meshes, with the image of their containers. The names of value files.
-MESHES = {"istio": "docker.io/istio/proxyv2:1.27.1", "linkerd": "cr.l5d.io/linkerd/proxy:edge-25.9.1"}
-
-
-def mesh_pod(mesh, image):
-    """A pod as a mesh's injector leaves it."""
-    init = {"name": f"{mesh}-init", "image": image, "securityContext": {"runAsUser": 0, "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}}}
-    user = {"istio": 1337, "linkerd": 2102}[mesh]
-    proxy = {"name": f"{mesh}-proxy", "image": image, "restartPolicy": "Always", "securityContext": {**copy.deepcopy(RESTRICTED), "runAsUser": user}}
-    return pod(initContainers=[init, proxy])
-
-
-def mesh_changes(mesh):
-    """What is done to a mesh's containers, and by which words it is refused; none where it is let in."""
-    init, proxy = f"{mesh}-init", f"{mesh}-proxy"
-    wait = {"istio": ["pilot-agent", "wait"], "linkerd": ["/usr/lib/linkerd/linkerd-await", "--timeout=2m"]}[mesh]
-    return [
-        ("as it is", lambda pod: None, None),
-        ("waits for its proxy", of(proxy, lifecycle={"postStart": {"exec": {"command": wait}}}), None),
-        ("another image", of(proxy, image="evil.example/proxy:1"), "runAsUser"),
-        ("an image that begins like the mesh's", lambda pod: first(pod, proxy).update(image=first(pod, proxy)["image"].replace("/proxy", "-evil/proxy")), "runAsUser"),
-        ("privileged", lambda pod: first(pod, proxy)["securityContext"].update(privileged=True), "of the mesh must not be privileged"),
-        ("all of /proc", lambda pod: first(pod, init)["securityContext"].update(procMount="Unmasked"), "of the mesh must not be privileged"),
-        ("a shell", of(proxy, command=["sh", "-c", "curl evil.example"]), "run another command"),
-        ("a shell as a hook", of(proxy, lifecycle={"postStart": {"exec": {"command": ["sh", "-c", "id"]}}}), "run another command"),
-        ("a shell at the end", of(proxy, lifecycle={"preStop": {"exec": {"command": ["sh", "-c", "id"]}}}), "run another command"),
-        ("a shell as a probe", of(proxy, readinessProbe={"exec": {"command": ["sh", "-c", "id"]}}), "run another command"),
-        ("NET_ADMIN that stays", lambda pod: first(pod, proxy)["securityContext"]["capabilities"].update(add=["NET_ADMIN"]), "that ends, and nothing else"),
-        ("all capabilities", lambda pod: first(pod, init)["securityContext"]["capabilities"].update(add=["ALL"]), "that ends, and nothing else"),
-        ("the authority's key", lambda pod: first(pod, proxy).setdefault("volumeMounts", []).append({"name": "tollgate-ca-key", "mountPath": "/key"}), "volumes of the sidecar"),
-        ("a probe that the node sends elsewhere", of(proxy, livenessProbe={"httpGet": {"host": "169.254.169.254", "port": 80}}), "past the fence"),
-    ]
-
-
 # Pods that only an injector makes safe, or that stay weak and say so: by whom they are not refused.
 WEAK = {
     "nothing said": pod({"name": "agent", "image": "registry.example/agent:1"}),
@@ -291,6 +257,13 @@ REFUSED_CHANGES = [
     ("a sidecar that may gain privileges", lambda pod: first(pod, "tollgate")["securityContext"].update(allowPrivilegeEscalation=True), ALL, "container tollgate: securityContext"),
     ("a sidecar with a capability", lambda pod: first(pod, "tollgate")["securityContext"]["capabilities"].update(add=["SYS_PTRACE"]), ALL, "container tollgate: securityContext"),
     ("a sidecar that writes its root", lambda pod: first(pod, "tollgate")["securityContext"].update(readOnlyRootFilesystem=False), ALL, "container tollgate: securityContext"),
+    ("a sidecar without SELinux", lambda pod: first(pod, "tollgate")["securityContext"].update(seLinuxOptions={"type": "spc_t"}), ALL, "container tollgate: securityContext"),
+    ("a sidecar without AppArmor", lambda pod: first(pod, "tollgate")["securityContext"].update(appArmorProfile={"type": "Unconfined"}), ALL, "container tollgate: securityContext"),
+    ("a fence without AppArmor", lambda pod: first(pod, "tollgate-fence")["securityContext"].update(appArmorProfile={"type": "Unconfined"}), ("init",), "container tollgate-fence: securityContext"),
+    ("a sidecar whose end starts all again", of("tollgate", restartPolicyRules=[{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [0]}}]), ALL, "container tollgate: command, args"),
+    ("a check whose failure counts for nothing", of("tollgate-fence-check", restartPolicyRules=[{"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}}]), FENCED, "container tollgate-fence-check: command, args"),
+    ("a NetworkPolicy that nobody placed", variable("TOLLGATE_NETWORK_POLICY", "true"), ALL, "container tollgate: env"),
+    ("a NetworkPolicy by another ConfigMap", variable("TOLLGATE_NETWORK_POLICY", valueFrom={"configMapKeyRef": {"name": "mine", "key": "network-policy"}}), ALL, "container tollgate: env"),
     ("a privileged fence", lambda pod: first(pod, "tollgate-fence")["securityContext"].update(privileged=True), ("init",), "container tollgate-fence: securityContext"),
     ("a fence that may do more", lambda pod: first(pod, "tollgate-fence")["securityContext"]["capabilities"].update(add=["NET_ADMIN", "SYS_ADMIN"]), ("init",), "container tollgate-fence: securityContext"),
     ("another key of the configuration", source("tollgate-config", configMap={"name": "tollgate-config", "items": [{"key": "other", "path": "config.yaml"}]}), ALL, "tollgate-config is not what"),
@@ -306,6 +279,10 @@ REFUSED_CHANGES = [
     ("a token for the sidecar's audience", volume(projected={"sources": [{"serviceAccountToken": {"audience": "tollgate", "path": "t"}}]}), ALL, "is the sidecar's identity"),
     ("a directory of the node", volume(hostPath={"path": "/var/lib/kubelet"}), ALL, "a directory of the node"),
     ("a way up from a permitted directory", volume(hostPath={"path": "/var/log/agents/../../lib"}), ALL, "a directory of the node"),
+    ("what is below a permitted directory, where a tenant may put a link", volume(hostPath={"path": "/var/log/agents/link"}), ALL, "a directory of the node"),
+    ("a token for the API server", volume(projected={"sources": [{"serviceAccountToken": {"path": "t"}}]}), ALL, "by which a pod asks for it"),
+    ("a token for the API server by its name", volume(projected={"sources": [{"serviceAccountToken": {"audience": "https://kubernetes.default.svc.cluster.local", "path": "t"}}]}), ALL, "by which a pod asks for it"),
+    ("a certificate for the API server", volume(projected={"sources": [{"podCertificate": {"signerName": "kubernetes.io/kube-apiserver-client-pod", "keyType": "ED25519"}}]}), ALL, "by which a pod asks for it"),
     ("a directory that begins like a permitted one", volume(hostPath={"path": "/var/log/agents-evil"}), ALL, "a directory of the node"),
     ("the Secret of the sidecar, as a variable", agent(lambda one: one["env"].append({"name": "K", "valueFrom": {"secretKeyRef": {"name": "vault-key", "key": "k"}}})), ALL, "are for the sidecar alone"),
     ("the Secret of the sidecar, as variables", agent(lambda one: one.update(envFrom=[{"secretRef": {"name": "vault-key"}}])), ALL, "are for the sidecar alone"),
@@ -335,7 +312,10 @@ REFUSED_CHANGES = [
 
 # What is done to an injected pod and is nobody's harm.
 PERMITTED_CHANGES = [
-    ("a permitted directory of the node", volume(hostPath={"path": "/var/log/agents/a"})),
+    ("a permitted directory of the node", volume(hostPath={"path": "/var/log/agents"})),
+    ("a permitted directory with a slash", volume(hostPath={"path": "/var/log/agents/", "type": "Directory"})),
+    ("a token that it asks for", both(specification(automountServiceAccountToken=True), volume(projected={"sources": [{"serviceAccountToken": {"path": "t"}}]}))),
+    ("a certificate of another signer", volume(projected={"sources": [{"podCertificate": {"signerName": "example.org/mine", "keyType": "ED25519"}}]})),
     ("a Secret of its own", volume(secret={"secretName": "mine"})),
     ("a variable from a Secret of its own", agent(lambda one: one["env"].append({"name": "K", "valueFrom": {"secretKeyRef": {"name": "mine", "key": "k"}}}))),
     ("a token for another audience", volume(projected={"sources": [{"serviceAccountToken": {"audience": "vault", "path": "t"}}]})),
@@ -407,6 +387,7 @@ WRONG_VALUES = [
     ({"injector": {"certificate": {"secret": {"caBundle": "LS0tLS1CRUdJTg=="}}}}, "injector.certificate.secret.caBundle: Does not match pattern", "at '/injector/certificate/secret/caBundle': 'LS0tLS1CRUdJTg==' does not match"),
     ({"agents": {"privileges": "keep"}}, "agents.privileges must be one of", "at '/agents/privileges': value must be one of"),
     ({"agents": {"meshes": [{"kind": "consul", "images": ["a"]}]}}, "agents.meshes.0.kind must be one of", "at '/agents/meshes/0/kind': value must be one of"),
+    ({"agents": {"meshes": [{"kind": "istio", "images": ["docker.io/istio/"]}]}}, "agents.meshes.0.images.0: Does not match pattern", "at '/agents/meshes/0/images/0': 'docker.io/istio/' does not match"),
     ({"agents": {"meshes": [{"kind": "istio", "images": []}]}}, "agents.meshes.0.images: Array must have at least 1 items", "at '/agents/meshes/0/images': minItems: got 0, want 1"),
     ({"admissionPolicies": {"allowedCapabilities": ["NET_ADMIN"]}}, "admissionPolicies.allowedCapabilities.0 must be one of", "at '/admissionPolicies/allowedCapabilities/0': value must be one of"),
     ({"admissionPolicies": {"validationActions": []}}, "admissionPolicies.validationActions: Array must have at least 1 items", "at '/admissionPolicies/validationActions': minItems: got 0, want 1"),
@@ -422,5 +403,7 @@ WRONG_TOGETHER = [
     ({"capture": {"ports": {"proxy": 15002}}}, "capture.ports: each must be another one"),
     ({"policy": {"configMap": "mine", "inline": {"data.yaml": "a: 1"}}}, "policy: give either inline or configMap"),
     ({"sidecar": {"identity": {"spiffe": {"csiDriver": "csi.spiffe.io", "hostPath": "/run/spire"}}}}, "give either csiDriver or hostPath"),
+    ({"policy": {"bundles": [{"url": "https://bundles.example/agents.tar.gz"}]}}, "policy.bundles: version 0.1.0 of the sidecar does not serve it"),
+    ({"state": {"redis": {"url": "rediss://redis.state:6379"}}}, "state.redis.url: version 0.1.0 of the sidecar does not serve it"),
     ({"sidecar": {"env": {"TOLLGATE_LOG": "debug"}}}, "sidecar.env: TOLLGATE_LOG is the sidecar's own"),
 ]

@@ -103,15 +103,10 @@ admissionregistration.k8s.io/v1beta1
 {{- end -}}
 {{- end -}}
 
-{{/* The name of the ConfigMap with policy, in each namespace of agents; empty where there is none. */}}
+{{/* The name of the ConfigMap with policy, in each namespace of agents. The chart's own is there without any policy too, so that the
+first one reaches pods that run. */}}
 {{- define "tollgate.policyName" -}}
-{{- if .Values.policy.configMap -}}
-{{- .Values.policy.configMap -}}
-{{- else -}}
-{{- $inline := not (empty .Values.policy.inline) -}}
-{{- range .Values.namespaces }}{{- if and .policy .policy.inline }}{{- $inline = true }}{{- end }}{{- end -}}
-{{- if $inline -}}tollgate-policy{{- end -}}
-{{- end -}}
+{{- default "tollgate-policy" .Values.policy.configMap -}}
 {{- end -}}
 
 {{/* How privileged a pod must be able to be in the namespaces of agents. */}}
@@ -135,6 +130,9 @@ admissionregistration.k8s.io/v1beta1
 {{- end -}}
 {{- if and .Values.policy.configMap .Values.policy.inline -}}
 {{- fail "policy: give either inline or configMap" -}}
+{{- end -}}
+{{- range $path, $given := dict "policy.bundles" .Values.policy.bundles "state.redis.url" .Values.state.redis.url -}}
+{{- if $given }}{{ fail (printf "%s: version %s of the sidecar does not serve it and would not start" $path $.Chart.AppVersion) }}{{ end -}}
 {{- end -}}
 {{- if and .Values.sidecar.identity.spiffe.csiDriver .Values.sidecar.identity.spiffe.hostPath -}}
 {{- fail "sidecar.identity.spiffe: give either csiDriver or hostPath" -}}

@@ -25,11 +25,9 @@ securityContext:
 {{- define "tollgate.pod.flags" -}}
 - --uid
 - "15000"
-{{- range include "tollgate.cel.uids" . | fromJsonArray }}
-{{- if ne 15000 (int .) }}
+{{- range include "tollgate.exempt" . | fromJsonArray }}
 - --exempt-uid
 - {{ int . | quote }}
-{{- end }}
 {{- end }}
 {{- with .Values.capture.ports }}
 - --proxy-port
@@ -97,7 +95,8 @@ env:
   {{- end }}
   - {name: TOLLGATE_TRUST_DOMAIN, value: {{ $v.sidecar.identity.trustDomain | quote }}}
   - {name: TOLLGATE_CAPTURE, value: {{ $v.capture.mode }}}
-  - {name: TOLLGATE_NETWORK_POLICY, value: {{ $v.networkPolicies.agents.enabled | quote }}}
+  # Only where the chart placed a NetworkPolicy does the namespace's ConfigMap say so.
+  - {name: TOLLGATE_NETWORK_POLICY, valueFrom: {configMapKeyRef: {name: tollgate-config, key: network-policy, optional: true}}}
   {{- if $fenced }}
   - {name: TOLLGATE_FENCE_REPORT, value: /run/tollgate/fence/report.json}
   {{- end }}
@@ -116,9 +115,7 @@ volumeMounts:
   - {name: tollgate-ca-key, mountPath: /run/tollgate/ca}
   - {name: tollgate-ca, mountPath: /etc/tollgate/trust}
   - {name: tollgate-audit, mountPath: /var/log/tollgate}
-  {{- if include "tollgate.policyName" . }}
   - {name: tollgate-policy, mountPath: /etc/tollgate/policy, readOnly: true}
-  {{- end }}
   {{- if $fenced }}
   - {name: tollgate-fence, mountPath: /run/tollgate/fence, readOnly: true}
   {{- end }}
@@ -147,10 +144,8 @@ volumeMounts:
   emptyDir: {sizeLimit: 16Mi}
 - name: tollgate-audit
   emptyDir: {sizeLimit: {{ $v.sidecar.auditSize }}}
-{{- with include "tollgate.policyName" . }}
 - name: tollgate-policy
-  configMap: {name: {{ . }}}
-{{- end }}
+  configMap: {name: {{ include "tollgate.policyName" . }}}
 {{- if ne $v.capture.mode "proxy" }}
 - name: tollgate-fence
   emptyDir: {sizeLimit: 1Mi}

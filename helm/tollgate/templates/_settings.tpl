@@ -31,10 +31,9 @@ agent:
   privileges: {{ $v.agents.privileges }}
   service_account_token: {{ $v.agents.serviceAccountToken }}
   no_proxy: {{ toJson $v.agents.noProxy }}
-  network_policy: {{ $v.networkPolicies.agents.enabled }}
 sidecar:
   config: tollgate-config
-  policy: {{ include "tollgate.policyName" . | default nil | toJson }}
+  policy: {{ include "tollgate.policyName" . }}
   log: {{ $sidecar.log | quote }}
   resources: {{ toJson $sidecar.resources }}
   init_resources: {{ toJson $sidecar.initResources }}
@@ -80,22 +79,24 @@ serve:
 {{- end -}}
 {{- $identity := dict "kind" "static" "id" "spiffe://${TOLLGATE_TRUST_DOMAIN}/ns/${TOLLGATE_POD_NAMESPACE}/sa/${TOLLGATE_SERVICE_ACCOUNT}" -}}
 {{- $authority := dict "dir" "/run/tollgate/ca" "trust_bundle" "/etc/tollgate/trust/ca.pem" "java_trust_store" "/etc/tollgate/trust/truststore.jks" -}}
-{{- $policy := dict -}}
-{{- if include "tollgate.policyName" .root }}{{- $_ := set $policy "paths" (list "/etc/tollgate/policy") }}{{- end -}}
-{{- if $v.policy.bundles }}{{- $_ := set $policy "bundles" $v.policy.bundles }}{{- end -}}
 {{- $config := dict
     "agent" (dict "identity" $identity)
     "listen" $listen
     "tls" (dict "authority" $authority)
     "destinations" (mergeOverwrite (deepCopy $v.destinations) (deepCopy (default dict $n.destinations)))
     "credentials" (mergeOverwrite (deepCopy $v.credentials) (deepCopy (default dict $n.credentials)))
-    "policy" $policy
-    "audit" (dict "file" "/var/log/tollgate/audit.jsonl") -}}
+    "policy" (dict "paths" (list "/etc/tollgate/policy"))
+    "audit" (dict "file" "/var/log/tollgate/audit.jsonl" "rotate" (dict "bytes" "200MiB" "keep" 3)) -}}
 {{- with $v.telemetry.otlp }}
 {{- if .endpoint }}{{- $_ := set $config "telemetry" (dict "otlp" (dict "endpoint" .endpoint "protocol" .protocol)) }}{{- end }}
 {{- end -}}
-{{- with $v.state.redis.url }}{{- $_ := set $config "state" (dict "kind" "redis" "url" .) }}{{- end -}}
 {{- $config = mergeOverwrite $config (deepCopy $v.sidecar.config) (deepCopy (default dict $n.config)) -}}
+{{- /* Merging passes over null, by which a file of records is refused, and Helm itself takes it out of the values. */ -}}
+{{- range list $v.sidecar.config (default dict $n.config) -}}
+{{- if hasKey . "audit" -}}
+{{- if or (not .audit) (and (hasKey .audit "file") (not .audit.file)) }}{{- $_ := unset $config "audit" }}{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- range $key := keys $config | sortAlpha -}}
 {{- if empty (index $config $key) }}{{- $_ := unset $config $key }}{{- end -}}
 {{- end -}}

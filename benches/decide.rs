@@ -8,16 +8,16 @@ use std::{
     hint::black_box,
     sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use http::HeaderMap;
 use serde_json::json;
 use tollgate::{
     call::{BodyFacts, Call, Effect, HttpCall, Protocol, http::Scheme},
-    config::{self, Agent, Assurance, Classification, HostPattern, Mode, StaticTask, TlsMode, Upstream},
+    config::{self, Agent, Assurance, Classification, HostPattern, Mode, StaticTask, Tasks, TlsMode, Upstream},
     policy::{CacheUse, Input, Policy, bundle::Sources},
-    task::Task,
+    task::{Presented, Registry, Task},
 };
 
 #[global_allocator]
@@ -120,7 +120,7 @@ fn shipped(size: usize, cache_entries: u64) -> Policy {
 /// All that an input borrows from.
 struct Scene {
     agent: Agent,
-    task: Task,
+    task: Arc<Task>,
     call: Call,
     upstream: Upstream,
 }
@@ -135,8 +135,10 @@ impl Scene {
             labels: BTreeMap::from([("app".into(), "triage".into())]),
             assurance: Assurance::L1.into(),
         };
-        let task = StaticTask { purpose: "triage".into(), ttl: Duration::from_secs(7200) };
-        Self { agent, task: Task::open(Some(&task), SystemTime::now()), call: call(index), upstream: upstream(index) }
+        let fixed = Some(StaticTask::new("triage", Duration::from_secs(7200)));
+        let tasks = Registry::new(&Tasks { fixed, ..Tasks::default() }, Box::new(|_, _| {}));
+        let task = tasks.of(Presented::Nothing).expect("it is open");
+        Self { agent, task, call: call(index), upstream: upstream(index) }
     }
 
     fn input(&self) -> Input<'_> {
@@ -144,6 +146,7 @@ impl Scene {
             agent: &self.agent,
             assurance: self.agent.assurance.now(),
             task: &self.task,
+            history: self.task.counts(),
             call: &self.call,
             upstream: &self.upstream,
             ip: None,
@@ -193,6 +196,8 @@ fn upstream(index: usize) -> Upstream {
         zone: "internet".into(),
         environment: "prod".into(),
         classification: Classification::Internal,
+        secrets: Default::default(),
         credential: None,
+        placeholder: None,
     }
 }

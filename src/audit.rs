@@ -37,7 +37,7 @@ use crate::{
     telemetry::{Metrics, Spans, TraceContext},
 };
 pub(crate) use facts::version;
-pub use facts::{CallFacts, CredentialFacts, DecisionFacts, Facts, Verdict};
+pub use facts::{AnswerFacts, CallFacts, CredentialFacts, DecisionFacts, Facts, Scrubbed, Verdict};
 
 /// Begins records, and knows where they go. Cheap to clone.
 #[derive(Clone)]

@@ -3,6 +3,11 @@
 //!
 //! A response's body holds the record of its call, so that the record is finished when the last frame has passed, and
 //! also when the agent goes away before that. Nothing of the request's body passes after that record.
+//!
+//! The body that answers a call with a credential is looked through for it, and decoded for that where it is compressed.
+
+pub mod coding;
+mod scrubbed;
 
 use std::{
     future::poll_fn,
@@ -21,7 +26,14 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use crate::{call::http as canonical, exchange::answer::Ending};
+use crate::{
+    call::http as canonical,
+    exchange::answer::Ending,
+    refusal::Refusal,
+    secret::scrub::{Needles, Scrubber},
+};
+use coding::{Coding, Decoder};
+use scrubbed::Scrubbed;
 
 /// What the agent sent so far in one call, and whether more of it may pass.
 #[derive(Debug, Default)]
@@ -82,6 +94,20 @@ pub enum Cut {
     Over(#[source] h2::Error),
 }
 
+/// Why a response's body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The origin broke off, or broke the protocol.
+    #[error("the origin broke off its answer")]
+    Origin(#[source] hyper::Error),
+    /// Nothing more of it may pass. The source has HTTP/2 reset the stream.
+    #[error("the answer may not pass any longer")]
+    Withdrawn(#[source] h2::Error),
+    /// It can't be decoded, so it can't be looked through.
+    #[error(transparent)]
+    Coding(#[from] coding::Broken),
+}
+
 /// A request's body on its way to the origin.
 #[derive(Debug)]
 pub struct RequestBody {
@@ -91,8 +117,16 @@ pub struct RequestBody {
 
 /// A response's body on its way to the agent.
 pub struct ResponseBody {
-    content: Content,
+    content: Passing,
     ending: Option<Box<Ending>>,
+}
+
+type NextFrame = Option<Result<Frame<Bytes>, Broken>>;
+
+/// What a response's body is made of.
+enum Passing {
+    AsItIs(Content),
+    Scrubbed(Box<Scrubbed>),
 }
 
 #[derive(Debug)]
@@ -134,6 +168,14 @@ impl RequestBody {
         let _ = timeout(DISCARDING, all).await;
     }
 
+    /// Its bytes, where they are all at hand.
+    pub fn at_hand(&self) -> Option<&[u8]> {
+        match &self.content {
+            Content::Held(bytes) => Some(bytes),
+            Content::Streamed(body) => http_body::Body::is_end_stream(body).then_some(&[]),
+        }
+    }
+
     /// Counts what is sent.
     pub fn tally(&self) -> Arc<Tally> {
         Arc::clone(&self.tally)
@@ -151,12 +193,19 @@ impl RequestBody {
 impl ResponseBody {
     /// Passes the origin's body on as it comes.
     pub fn streamed(body: Incoming) -> Self {
-        Self { content: Content::Streamed(body), ending: None }
+        Self { content: Passing::AsItIs(Content::Streamed(body)), ending: None }
+    }
+
+    /// Passes the origin's body on as it comes, without the needles that stand in it. A compressed one is decoded.
+    pub fn scrubbed(body: Incoming, coding: Option<Coding>, needles: &Arc<Needles>) -> Self {
+        let scrubber = Scrubber::new(Arc::clone(needles));
+        let scrubbed = Scrubbed::new(body, coding.map(Decoder::new), scrubber);
+        Self { content: Passing::Scrubbed(Box::new(scrubbed)), ending: None }
     }
 
     /// Sends bytes of our own.
     pub fn held(bytes: impl Into<Bytes>) -> Self {
-        Self { content: Content::Held(bytes.into()), ending: None }
+        Self { content: Passing::AsItIs(Content::Held(bytes.into())), ending: None }
     }
 
     /// Tells `ending` what passes, and when the last frame has.
@@ -171,8 +220,33 @@ impl ResponseBody {
 }
 
 impl ResponseBody {
+    /// The next frame, or why no further one may pass.
+    fn permitted_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<NextFrame, Refusal>> {
+        loop {
+            if let Some(refusal) = self.ending.as_ref().and_then(|ending| ending.withdrawn()) {
+                return Poll::Ready(Err(refusal));
+            }
+            if let Poll::Ready(frame) = self.next_frame(cx) {
+                return Poll::Ready(Ok(frame));
+            }
+            // Only who waits has to be told: what goes on asks with every frame.
+            if self.ending.as_mut().is_none_or(|ending| ending.poll_changed(cx).is_pending()) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Ends it before its end; what the origin still sends goes nowhere.
+    fn cut(&mut self, refusal: Refusal) -> Broken {
+        self.content = Passing::AsItIs(Content::Held(Bytes::new()));
+        if let Some(ending) = self.ending.take() {
+            ending.refused(refusal);
+        }
+        Broken::Withdrawn(h2::Reason::CANCEL.into())
+    }
+
     /// Asking for a frame comes before moving the origin's bytes: hyper reads a body only as far as it is wanted.
-    fn next_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn next_frame(&mut self, cx: &mut Context<'_>) -> Poll<NextFrame> {
         let polled = self.content.poll_frame(cx);
         match &mut self.ending {
             Some(ending) if polled.is_pending() => {
@@ -180,6 +254,37 @@ impl ResponseBody {
                 self.content.poll_frame(cx)
             }
             _ => polled,
+        }
+    }
+}
+
+impl Passing {
+    fn is_end(&self) -> bool {
+        match self {
+            Self::AsItIs(content) => content.is_end(),
+            Self::Scrubbed(scrubbed) => scrubbed.is_end(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<NextFrame> {
+        match self {
+            Self::AsItIs(content) => content.poll_frame(cx).map_err(Broken::Origin),
+            Self::Scrubbed(scrubbed) => scrubbed.poll_frame(cx),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::AsItIs(content) => content.size_hint(),
+            Self::Scrubbed(scrubbed) => scrubbed.size_hint(),
+        }
+    }
+
+    /// How many needles were found since this was last asked.
+    fn newly_found(&mut self) -> u64 {
+        match self {
+            Self::AsItIs(_) => 0,
+            Self::Scrubbed(scrubbed) => scrubbed.newly_found(),
         }
     }
 }
@@ -265,17 +370,24 @@ impl http_body::Body for RequestBody {
 
 impl http_body::Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut frame = ready!(self.next_frame(cx));
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let mut frame = match ready!(self.permitted_frame(cx)) {
+            Ok(frame) => frame,
+            Err(refusal) => return Poll::Ready(Some(Err(self.cut(refusal)))),
+        };
+        let found = self.content.newly_found();
         let ended = match &mut frame {
             Some(Ok(frame)) => {
                 if let (Some(ending), Some(data)) = (&mut self.ending, frame.data_ref()) {
-                    ending.passed(data.len());
+                    ending.passed(data.len(), found);
                 }
                 if let Some(trailers) = frame.trailers_mut() {
                     canonical::strip_response_trailers(trailers);
+                    if let Some(ending) = &mut self.ending {
+                        ending.scrub(trailers);
+                    }
                     true
                 } else {
                     self.content.is_end()

@@ -62,7 +62,10 @@ impl Protocol {
 }
 
 /// What a call does at its destination, from least to most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// Safe methods (RFC 9110 section 9.2.1).
     Read,

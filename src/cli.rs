@@ -11,6 +11,7 @@ pub mod fence;
 pub mod inject;
 pub mod policy;
 pub mod run;
+pub mod task;
 
 use std::{
     ffi::OsString,
@@ -44,6 +45,8 @@ enum Command {
     Config(config::Args),
     /// Test and evaluate policy.
     Policy(policy::Args),
+    /// Open, show and end tasks.
+    Task(task::Args),
     /// Put the sidecar into pods.
     Inject(inject::Args),
     /// The kernel's rules that keep a pod's agent to its sidecar.
@@ -91,6 +94,7 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Config(args) => config::run(args),
             Self::Policy(args) => policy::run(args),
+            Self::Task(args) => task::run(args),
             Self::Inject(args) => inject::run(args),
             Self::Fence(args) => fence::run(args),
         }

@@ -23,7 +23,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{credential, kubernetes::assurance::Claim};
+use crate::{
+    call::Effect,
+    credential, identity,
+    kubernetes::assurance::Claim,
+    secret::{Treatment, placeholder::Placeholders},
+};
 pub use file::{File, Fixed};
 pub use problem::{Problem, Problems};
 
@@ -38,6 +43,8 @@ pub struct Config {
     pub profile: Profile,
     /// Who the agent is.
     pub agent: Agent,
+    /// What proves who the agent is.
+    pub identity: identity::Source,
     /// Where to listen. What is `None` is not opened.
     pub listen: Listen,
     /// Certificates on both sides.
@@ -48,8 +55,10 @@ pub struct Config {
     pub credentials: BTreeMap<String, Arc<credential::Declaration>>,
     /// Which policy decides, and within which limits.
     pub policy: Policy,
-    /// The task that calls belong to when they name none.
-    pub task: Option<StaticTask>,
+    /// Where what has to be revoked is written down, so that a crash leaves nothing behind.
+    pub revocation_journal: Option<PathBuf>,
+    /// Which tasks calls may belong to.
+    pub tasks: Tasks,
     /// Where records go and how durable they are.
     pub audit: Audit,
     /// Where spans go.
@@ -89,8 +98,8 @@ pub enum Profile {
 /// The agent beside this sidecar: facts from configuration and the downward API, never from the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
-    /// The workload identity, e.g. `spiffe://example.org/ns/a/sa/triage`.
-    pub id: String,
+    /// The workload identity, e.g. `spiffe://example.org/ns/a/sa/triage`, once it is known.
+    pub id: identity::Id,
     /// A name that people use.
     pub name: String,
     /// The Kubernetes namespace, where there is one.
@@ -189,6 +198,8 @@ pub struct Listen {
     pub dns: Option<SocketAddr>,
     /// `/livez`, `/readyz`, `/startupz`, `/metrics`.
     pub health: Option<SocketAddr>,
+    /// The admin API's Unix socket.
+    pub admin: Option<PathBuf>,
 }
 
 /// Certificates on both sides.
@@ -212,6 +223,7 @@ pub struct Upstreams {
     exact: std::collections::HashMap<String, Vec<Arc<Upstream>>>,
     suffix: Vec<(String, Arc<Upstream>)>,
     all: Vec<Arc<Upstream>>,
+    placeholders: Placeholders,
 }
 
 /// One configured destination.
@@ -239,8 +251,12 @@ pub struct Upstream {
     pub environment: Arc<str>,
     /// The most sensitive data that may be sent there.
     pub classification: Classification,
+    /// What is done with the secrets that are sent there.
+    pub secrets: Treatment,
     /// The credential put onto permitted calls.
     pub credential: Option<Arc<credential::Declaration>>,
+    /// What clients are given in its place.
+    pub placeholder: Option<Arc<str>>,
 }
 
 /// A host name as configured, in canonical form (lower-case A-labels, no trailing dot).
@@ -322,13 +338,43 @@ pub struct Policy {
     pub cache_ttl: Duration,
 }
 
-/// The task that calls belong to when they name none.
+/// Which tasks calls may belong to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tasks {
+    /// Whether tasks can be opened, whose calls present a handle.
+    pub header: bool,
+    /// The task of calls that present none.
+    pub fixed: Option<StaticTask>,
+    /// The longest that a task may last that is opened.
+    pub longest: Duration,
+}
+
+/// The task that calls belong to when they present none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticTask {
     /// What the agent is for.
     pub purpose: String,
     /// How long after the start of the sidecar it ends.
     pub ttl: Duration,
+    /// How long it may be left alone.
+    pub idle: Option<Duration>,
+    /// The most that a call may do in it.
+    pub max_effect: Option<Effect>,
+    /// The most sensitive data it may touch.
+    pub ceiling: Option<Classification>,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self { header: true, fixed: None, longest: Duration::from_secs(24 * 60 * 60) }
+    }
+}
+
+impl StaticTask {
+    /// A task that is bounded by nothing but its end.
+    pub fn new(purpose: impl Into<String>, ttl: Duration) -> Self {
+        Self { purpose: purpose.into(), ttl, idle: None, max_effect: None, ceiling: None }
+    }
 }
 
 /// Where records go.
@@ -429,7 +475,9 @@ pub struct Limits {
 impl Upstreams {
     /// Indexes the given destinations. That no two of them claim the same host and port was checked before.
     pub fn new(all: Vec<Arc<Upstream>>) -> Self {
-        let mut upstreams = Self { all, ..Self::default() };
+        let given = all.iter().filter_map(|upstream| Some((upstream.placeholder.as_deref()?, &upstream.name)));
+        let placeholders = Placeholders::new(given);
+        let mut upstreams = Self { all, placeholders, ..Self::default() };
         for upstream in &upstreams.all {
             for host in &upstream.hosts {
                 match host {
@@ -468,6 +516,11 @@ impl Upstreams {
         }
         let mut suffixes = self.suffix.iter().map(|(suffix, _)| suffix.as_str());
         suffixes.find(|suffix| host.len() > suffix.len() && host.ends_with(suffix)).map(Cover::Suffix)
+    }
+
+    /// What clients are given in place of credentials.
+    pub fn placeholders(&self) -> &Placeholders {
+        &self.placeholders
     }
 
     /// The destination of this name.

@@ -42,6 +42,7 @@ use crate::{
     refusal::Refusal,
     sidecar::{Generation, Sidecar},
     sniff::{ClientHello, Sniffed, sniff},
+    task::Presented,
     telemetry::trace::TraceContext,
     tls::agent::AgentAlpn,
     tunnel::{self, Admitted},
@@ -58,6 +59,8 @@ pub struct Connection {
     pub scheme: Scheme,
     /// The name that every request on it must name, where one is established by now.
     pub host: Option<(Arc<str>, u16)>,
+    /// What CONNECT said of the task of the requests on it.
+    pub presented: Presented,
     /// Its place among the open connections.
     pub slot: Slot,
 }
@@ -79,11 +82,12 @@ pub async fn open(
     stream: TcpStream,
     peer: SocketAddr,
     destination: Destination,
+    presented: Presented,
     admitted: Option<Box<Admitted>>,
     slot: Slot,
 ) {
     let _ = stream.set_nodelay(true);
-    let arrival = Arrival { peer, destination, slot };
+    let arrival = Arrival { peer, destination, presented, slot };
     match admitted {
         Some(admitted) => enter_tunnel(&sidecar, stream, &arrival, *admitted).await,
         None => {
@@ -159,6 +163,7 @@ async fn until_ended<C>(
 struct Arrival {
     peer: SocketAddr,
     destination: Destination,
+    presented: Presented,
     slot: Slot,
 }
 
@@ -232,6 +237,7 @@ impl Arrival {
             destination: self.destination.clone(),
             scheme: Scheme::Https,
             host: Some((host, port)),
+            presented: self.presented,
             slot: self.slot.clone(),
         });
         // A task of its own: this one carries room for the handshake, which an idle connection would keep for hours.
@@ -246,7 +252,7 @@ impl Arrival {
 
     async fn tunnel(&self, sidecar: &Arc<Sidecar>, stream: TcpStream, host: Arc<str>, port: u16) -> Result<(), Turned> {
         let record = sidecar.recorder().begin(TraceContext::root());
-        match tunnel::admit(sidecar, &host, port, record) {
+        match tunnel::admit(sidecar, &host, port, self.presented, record) {
             Ok(admitted) => admitted.run(sidecar, stream).await,
             Err(refused) => {
                 refused.finish();
@@ -262,6 +268,7 @@ impl Arrival {
             destination: self.destination.clone(),
             scheme,
             host: self.destination.name().map(|(host, port)| (host.into(), port)),
+            presented: self.presented,
             slot: self.slot.clone(),
         })
     }

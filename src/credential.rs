@@ -4,16 +4,35 @@
 //! module only through [`Credential::apply`]. The copies that the HTTP stack makes while it writes a request are not
 //! wiped: nobody can reach into them.
 
+pub mod assertion;
+pub mod aws;
+pub mod azure;
 pub mod client;
 pub mod file;
+pub mod gcp;
+pub mod github_app;
+pub mod journal;
+pub mod kubernetes;
+pub mod mtls;
 pub mod oauth;
+pub mod placement;
+pub mod source;
+pub mod spiffe_jwt;
+pub mod spiffe_x509;
 pub mod store;
+pub mod vault;
 
 #[cfg(test)]
 mod endpoint;
 mod entries;
 mod entry;
+mod jose;
+mod mint;
+mod pace;
+mod reply;
 mod revocation;
+#[cfg(test)]
+mod testing;
 
 use std::{
     fmt,
@@ -23,14 +42,17 @@ use std::{
 };
 
 use aws_lc_rs::{hmac, rand::SystemRandom};
-use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Uri, header::AUTHORIZATION, request::Parts, uri::PathAndQuery};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION, request::Parts};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use zeroize::Zeroizing;
 
-use crate::refusal::CredentialRefusal;
+use crate::{refusal::CredentialRefusal, secret::scrub::Needles, tls::certificate::ClientCertificate};
+pub use journal::Journal;
+use mint::Secret;
+pub use placement::Placement;
+use placement::{Placed, basic_pair, sensitive};
 pub use revocation::Revocations;
+pub use source::Source;
 pub use store::{Event, Store};
 
 /// A configured credential: where it comes from and how it goes onto a request. Holds no secret itself.
@@ -47,58 +69,28 @@ pub struct Declaration {
 }
 
 impl Declaration {
-    /// `file` or `oauth_client_credentials`: as it stands in policy input, spans and metrics.
+    /// The kind of its source: as it stands in policy input, spans and metrics.
     pub fn kind(&self) -> &'static str {
-        match &self.source {
-            Source::File { .. } => "file",
-            Source::OauthClientCredentials { .. } => "oauth_client_credentials",
-        }
+        self.source.kind()
     }
 
     /// Whether its issuer can end a credential before it expires.
     pub fn revocable(&self) -> bool {
-        match &self.source {
-            Source::File { .. } => false,
-            Source::OauthClientCredentials { revocation_endpoint, .. } => revocation_endpoint.is_some(),
-        }
+        self.source.revocable()
     }
 
-    /// All that a policy may choose from.
-    fn scopes(&self) -> &[String] {
-        match &self.source {
-            Source::File { .. } => &[],
-            Source::OauthClientCredentials { scopes, .. } => scopes,
+    /// What it signs requests for, where it signs.
+    pub fn signs(&self) -> Option<&aws::Scope> {
+        match &self.placement {
+            Placement::SigV4(scope) => Some(scope),
+            Placement::Bearer
+            | Placement::Basic(_)
+            | Placement::BasicPair
+            | Placement::Header(_)
+            | Placement::Query(_)
+            | Placement::Certificate => None,
         }
     }
-}
-
-/// Where a credential comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The exception register: a long-lived secret in a file, re-read on change.
-    File {
-        /// The file; trailing line breaks are not part of the secret.
-        file: PathBuf,
-        /// Who answers for it.
-        owner: String,
-        /// When the exception ends.
-        expires: Option<SystemTime>,
-    },
-    /// OAuth 2.0 client credentials (RFC 6749 section 4.4).
-    OauthClientCredentials {
-        /// Where tokens are asked for.
-        token_endpoint: String,
-        /// Where they are revoked (RFC 7009), where the issuer can.
-        revocation_endpoint: Option<String>,
-        /// The client's identifier.
-        client_id: String,
-        /// Where the client's secret stands.
-        client_secret: SecretPlace,
-        /// The scopes that are asked for.
-        scopes: Vec<String>,
-        /// The audience that is asked for.
-        audience: Option<String>,
-    },
 }
 
 /// Where a secret of our own stands: never in the configuration itself.
@@ -108,6 +100,16 @@ pub enum SecretPlace {
     File(PathBuf),
     /// In an environment variable, read when the configuration was.
     Value(SecretValue),
+}
+
+impl SecretPlace {
+    /// The secret, as it stands there now.
+    async fn read(&self) -> Result<Zeroizing<String>, Failure> {
+        match self {
+            Self::Value(value) => Ok(value.0.clone()),
+            Self::File(path) => file::read(path).await,
+        }
+    }
 }
 
 /// A secret held in memory: wiped on drop, invisible to `Debug`.
@@ -120,24 +122,11 @@ impl fmt::Debug for SecretValue {
     }
 }
 
-/// How a credential goes onto a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Placement {
-    /// `Authorization: Bearer …` (RFC 6750 section 2.1).
-    Bearer,
-    /// `Authorization: Basic …` (RFC 7617) with this user.
-    Basic(String),
-    /// A header of its own.
-    Header(HeaderName),
-    /// A query parameter.
-    Query(String),
-}
-
 /// An ephemeral secret, ready to go onto requests of one task to one destination.
 pub struct Credential {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// `file` or `oauth_client_credentials`.
+    /// The kind of its source.
     pub kind: &'static str,
     /// A keyed digest of the value, for telling credentials apart in records: 16 hex digits.
     pub fingerprint: Arc<str>,
@@ -146,45 +135,63 @@ pub struct Credential {
     /// Distinguishes connections that carried it from all others.
     pub partition: u64,
     placed: Placed,
+    needles: Option<Arc<Needles>>,
 }
 
 impl Credential {
     /// Brings a value into the form that goes onto the wire. A value that can't stand there is refused.
     fn new(
         declaration: &Declaration,
-        value: &str,
+        secret: Secret,
         expires_at: Option<SystemTime>,
         seal: Seal,
     ) -> Result<Self, Failure> {
+        let placed = Placed::new(&declaration.placement, &secret)?;
         Ok(Self {
             name: Arc::clone(&declaration.name),
             kind: declaration.kind(),
             fingerprint: seal.fingerprint,
             expires_at,
             partition: seal.partition,
-            placed: Placed::new(&declaration.placement, value)?,
+            needles: secret.needles(&placed).map(Arc::new),
+            placed,
         })
     }
 
     /// Puts the credential onto a request, in place of whatever stood there. Fails when the target has no room for it.
-    pub fn apply(&self, parts: &mut Parts) -> Result<(), CredentialRefusal> {
-        match &self.placed {
-            Placed::Header(name, value) => {
-                let placed = parts.headers.try_insert(name.clone(), value.clone());
-                placed.map(drop).map_err(|_| CredentialRefusal::Malformed)
-            }
-            Placed::Query(name, pair) => {
-                parts.uri = with_parameter(&parts.uri, name, pair).ok_or(CredentialRefusal::Malformed)?;
-                Ok(())
-            }
-        }
+    pub fn apply(&self, parts: &mut Parts, onto: &Onto<'_>) -> Result<(), CredentialRefusal> {
+        self.placed.apply(parts, onto)
     }
 
     /// The header that it goes onto a request in, if it goes in one.
     pub fn header(&self) -> Option<&HeaderName> {
         match &self.placed {
             Placed::Header(name, _) => Some(name),
-            Placed::Query(..) => None,
+            Placed::Bound(_) | Placed::Signed(_) => Some(&AUTHORIZATION),
+            Placed::Query(..) | Placed::Certificate(_) => None,
+        }
+    }
+
+    /// What must not come back to the agent; `None` where nothing of it goes to the origin, or it is too short to be told
+    /// from other text.
+    pub fn needles(&self) -> Option<&Arc<Needles>> {
+        self.needles.as_ref()
+    }
+
+    /// The certificate that its connections show, if it is one.
+    pub fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        match &self.placed {
+            Placed::Certificate(certificate) => Some(certificate),
+            Placed::Header(..) | Placed::Query(..) | Placed::Bound(_) | Placed::Signed(_) => None,
+        }
+    }
+
+    /// Takes note of the nonce that the origin wants in proofs of possession (RFC 9449 section 9). Whether it is a new
+    /// one: the same request is then worth another try.
+    pub fn note_nonce(&self, answer: &HeaderMap) -> bool {
+        match &self.placed {
+            Placed::Bound(bound) => bound.note(answer),
+            Placed::Header(..) | Placed::Query(..) | Placed::Signed(_) | Placed::Certificate(_) => false,
         }
     }
 
@@ -207,86 +214,17 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// The value, in the form that goes onto the wire; marked sensitive, so that `Debug` and HPACK indexing leave it out.
-/// Its bytes are owned by wiped memory, which a header value shares instead of copying.
-#[derive(PartialEq, Eq)]
-enum Placed {
-    Header(HeaderName, HeaderValue),
-    /// The parameter's name, and the encoded pair.
-    Query(String, Zeroizing<String>),
-}
-
-impl Placed {
-    fn new(placement: &Placement, value: &str) -> Result<Self, Failure> {
-        if value.is_empty() || value.chars().any(char::is_control) {
-            return Err(Failure::malformed("the credential is empty or holds control characters"));
-        }
-        match placement {
-            Placement::Bearer if value.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                Ok(Self::Header(AUTHORIZATION, sensitive(&["Bearer ", value])?))
-            }
-            Placement::Bearer => Err(Failure::malformed("the credential holds characters that a bearer token can't")),
-            Placement::Basic(user) => {
-                Ok(Self::Header(AUTHORIZATION, sensitive(&["Basic ", &basic_pair(user, value)])?))
-            }
-            Placement::Header(name) => Ok(Self::Header(name.clone(), sensitive(&[value])?)),
-            Placement::Query(name) => {
-                // Three bytes for each: growing would leave copies behind.
-                let mut pair = Zeroizing::new(String::with_capacity(3 * (name.len() + value.len()) + 1));
-                pair.extend(utf8_percent_encode(name, UNRESERVED));
-                pair.push('=');
-                pair.extend(utf8_percent_encode(value, UNRESERVED));
-                Ok(Self::Query(name.clone(), pair))
-            }
-        }
-    }
-}
-
-/// `user:secret` in base64, as `Basic` wants it (RFC 7617).
-fn basic_pair(user: &str, secret: &str) -> Zeroizing<String> {
-    let mut pair = Zeroizing::new(String::with_capacity(user.len() + 1 + secret.len()));
-    pair.push_str(user);
-    pair.push(':');
-    pair.push_str(secret);
-    let mut encoded = Zeroizing::new(String::with_capacity(pair.len().div_ceil(3) * 4));
-    STANDARD.encode_string(pair.as_bytes(), &mut encoded);
-    encoded
-}
-
-/// A header value whose bytes are wiped with its last clone.
-fn sensitive(pieces: &[&str]) -> Result<HeaderValue, Failure> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(pieces.iter().map(|piece| piece.len()).sum()));
-    for piece in pieces {
-        bytes.extend_from_slice(piece.as_bytes());
-    }
-    if !bytes.iter().all(|byte| matches!(byte, b' '..=b'~')) {
-        return Err(Failure::malformed("the credential holds characters that a header can't"));
-    }
-    let value = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes));
-    let mut value = value.map_err(|_| Failure::malformed("the credential can't stand in a header"))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// The target with this pair as the only parameter of that name.
-fn with_parameter(uri: &Uri, name: &str, pair: &str) -> Option<Uri> {
-    let query = uri.query().unwrap_or_default();
-    let mut target = String::with_capacity(uri.path().len() + query.len() + pair.len() + 2);
-    target.push_str(uri.path());
-    target.push('?');
-    for kept in query.split('&').filter(|kept| !kept.is_empty() && !is_named(kept, name)) {
-        target.push_str(kept);
-        target.push('&');
-    }
-    target.push_str(pair);
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(PathAndQuery::try_from(target).ok()?);
-    Uri::from_parts(parts).ok()
-}
-
-fn is_named(pair: &str, name: &str) -> bool {
-    let raw = pair.split('=').next().unwrap_or_default();
-    percent_decode_str(raw).eq(name.bytes())
+/// What a credential that signs has to know of the request beside its head.
+#[derive(Debug, Clone, Copy)]
+pub struct Onto<'a> {
+    /// The destination's host, in canonical form.
+    pub host: &'a str,
+    /// Its port.
+    pub port: u16,
+    /// The body, where it is at hand whole.
+    pub body: Option<&'a [u8]>,
+    /// What the request is signed for, where the credential is one that signs.
+    pub signing: Option<&'a aws::Signing>,
 }
 
 /// What tells one minted credential from another without its value.
@@ -304,8 +242,15 @@ impl Fingerprints {
         Self(key.expect("the system's random source never fails once the process has started"))
     }
 
-    fn of(&self, value: &str) -> Arc<str> {
-        let tag = hmac::sign(&self.0, value.as_bytes());
+    fn of(&self, secret: &Secret) -> Arc<str> {
+        let mut signed = hmac::Context::with_key(&self.0);
+        if let Secret::Certificate(certificate) = secret {
+            signed.update(certificate.fingerprint());
+        }
+        for value in secret.values() {
+            signed.update(value.as_bytes());
+        }
+        let tag = signed.sign();
         let digits = tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}"));
         digits.collect::<String>().into()
     }
@@ -328,6 +273,11 @@ impl Failure {
     fn malformed(detail: &str) -> Self {
         Self::new(CredentialRefusal::Malformed, detail)
     }
+
+    /// The same, with what it is about.
+    fn about(self, what: &str) -> Self {
+        Self { detail: format!("{what}: {}", self.detail), ..self }
+    }
 }
 
 /// What stands unencoded in a form or a query (RFC 3986 section 2.3).
@@ -335,25 +285,32 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+
     use super::*;
 
     const CANARY: &str = "canary-5ecret";
+    const ONTO: Onto<'_> = Onto { host: "api.test", port: 443, body: None, signing: None };
 
     fn credential(placement: Placement, value: &str) -> Result<Credential, Failure> {
+        credential_of(placement, testing::value(value))
+    }
+
+    fn credential_of(placement: Placement, secret: Secret) -> Result<Credential, Failure> {
         let declaration = Declaration {
             name: "legacy".into(),
-            source: Source::File { file: "/nowhere".into(), owner: "team-x".into(), expires: None },
+            source: testing::register("/nowhere"),
             placement,
             max_ttl: Duration::from_secs(60),
         };
-        let seal = Seal { fingerprint: Fingerprints::new().of(value), partition: 7 };
-        Credential::new(&declaration, value, None, seal)
+        let seal = Seal { fingerprint: Fingerprints::new().of(&secret), partition: 7 };
+        Credential::new(&declaration, secret, None, seal)
     }
 
     fn applied(placement: Placement, value: &str, uri: &str) -> Parts {
         let request = http::Request::builder().uri(uri).header("authorization", "old").header("x-key", "old");
         let (mut parts, ()) = request.header("x-key", "older").body(()).unwrap().into_parts();
-        credential(placement, value).unwrap().apply(&mut parts).unwrap();
+        credential(placement, value).unwrap().apply(&mut parts, &ONTO).unwrap();
         parts
     }
 
@@ -382,11 +339,43 @@ mod tests {
     }
 
     #[test]
+    fn every_form_on_the_wire_is_found_encoded_once_more() {
+        const VALUE: &str = "s3cr/t+CaNaRy~0123=&9_abcdef";
+        let pair = || Secret::Pair { user: Zeroizing::new("v-agent".into()), password: Zeroizing::new(VALUE.into()) };
+        let key = Arc::new(oauth::dpop::Key::generate());
+        for (placement, secret) in [
+            (Placement::Bearer, testing::value(VALUE)),
+            (Placement::Basic("robot".into()), testing::value(VALUE)),
+            (Placement::Basic("robots".into()), pair()),
+            (Placement::BasicPair, pair()),
+            (Placement::Header(HeaderName::from_static("x-key")), testing::value(VALUE)),
+            (Placement::Header(AUTHORIZATION), testing::value(&format!("Basic {}", *basic_pair("u", VALUE)))),
+            (Placement::Query("k y".into()), testing::value(VALUE)),
+            (Placement::Bearer, Secret::Bound { token: Zeroizing::new(VALUE.into()), key }),
+        ] {
+            let credential = credential_of(placement.clone(), secret).unwrap();
+            let (mut parts, ()) = http::Request::builder().uri("/p").body(()).unwrap().into_parts();
+            credential.apply(&mut parts, &ONTO).unwrap();
+            let needles = credential.needles().expect("it is long enough");
+            let field = credential.header().map(|name| parts.headers[name].to_str().unwrap());
+            let carrying = field.or(parts.uri.query()).expect("it is carried");
+            let proper = carrying.len() - carrying.find(' ').or(carrying.find('=')).map_or(0, |at| at + 1);
+            for before in ["", "a", "ab", "GET / HTTP/1.1\r\nauthorization: "] {
+                let echoed = STANDARD.encode(format!("{before}{carrying}\r\n"));
+                let (redacted, found) = needles.redacted(echoed.as_bytes()).expect("it is found");
+                let changed = redacted.iter().zip(echoed.bytes()).filter(|(out, was)| **out != *was).count();
+                assert_eq!((found, redacted.len()), (1, echoed.len()), "{placement:?}");
+                assert!(changed + 12 >= proper * 4 / 3, "{placement:?}: {}", redacted.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
     fn a_target_without_room_is_refused() {
         let uri = format!("/{}", "p".repeat(65_000));
         let (mut parts, ()) = http::Request::builder().uri(uri).body(()).unwrap().into_parts();
         let long = credential(Placement::Query("k".into()), &"v".repeat(2_000)).unwrap();
-        assert_eq!(long.apply(&mut parts), Err(CredentialRefusal::Malformed));
+        assert_eq!(long.apply(&mut parts, &ONTO), Err(CredentialRefusal::Malformed));
     }
 
     #[test]
@@ -418,7 +407,7 @@ mod tests {
             let shown = format!("{credential:?} {credential:#?}");
             assert!(shown.contains("legacy") && shown.contains(&*credential.fingerprint));
             assert!(!shown.contains("canary") && !shown.contains(encoded.as_str()), "{shown}");
-            credential.apply(&mut parts).unwrap();
+            credential.apply(&mut parts, &ONTO).unwrap();
             assert!(!format!("{:?}", parts.headers).contains("canary"));
         }
         assert!(!format!("{:?}", SecretPlace::Value(SecretValue(Zeroizing::new(CANARY.into())))).contains("canary"));
@@ -427,9 +416,10 @@ mod tests {
     #[test]
     fn a_fingerprint_is_sixteen_digits_equal_for_equal_values_and_different_in_another_process() {
         let (here, there) = (Fingerprints::new(), Fingerprints::new());
-        assert_eq!(here.of(CANARY), here.of(CANARY));
-        assert_ne!(here.of(CANARY), here.of("other"));
-        assert_ne!(here.of(CANARY), there.of(CANARY));
-        assert!(here.of(CANARY).len() == 16 && here.of(CANARY).bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert_eq!(here.of(&testing::value(CANARY)), here.of(&testing::value(CANARY)));
+        assert_ne!(here.of(&testing::value(CANARY)), here.of(&testing::value("other")));
+        assert_ne!(here.of(&testing::value(CANARY)), there.of(&testing::value(CANARY)));
+        let digits = here.of(&testing::value(CANARY));
+        assert!(digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 }

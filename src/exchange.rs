@@ -4,7 +4,10 @@
 //! mint, forward, answer, record. Each step is a function below, in that order. Whatever fails is a [`Refusal`]; a panic
 //! is one too.
 
+mod again;
 pub mod answer;
+pub mod custody;
+pub mod own;
 pub mod question;
 
 use std::{
@@ -14,25 +17,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request::Parts};
+use ::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
+};
 use futures_util::FutureExt;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use crate::{
     audit::{CredentialFacts, DECISION, Phase, Record},
-    body::{RequestBody, ResponseBody},
+    body::{RequestBody, ResponseBody, coding},
     call::{Call, HttpCall, Protocol, http as canonical},
     config::{TlsMode, Upstream},
     connection::{self, Connection},
-    credential::Credential,
+    credential::{Credential, Onto, aws},
     origin::{Reply, Route},
     policy::Permit,
     refusal::{Refusal, answer::Shape},
     secret,
     sidecar::{Generation, Sidecar},
+    task::Presented,
     telemetry::trace::TraceContext,
     tunnel,
 };
+use custody::Custody;
 use question::{Held, Question};
 
 /// Answers one request of the agent.
@@ -41,6 +48,9 @@ pub async fn serve(
     connection: &Arc<Connection>,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
+    if own::is_for_us(connection, &request) {
+        return Box::pin(own::serve(sidecar, connection, request)).await;
+    }
     let begun = Instant::now();
     let mut exchange = Exchange {
         sidecar,
@@ -48,6 +58,8 @@ pub async fn serve(
         generation: sidecar.generation(),
         record: sidecar.recorder().begin(TraceContext::from_headers(request.headers())),
         shape: Shape::Problem,
+        returned: Vec::new(),
+        signing: None,
         away: Duration::ZERO,
     };
     match edge(exchange.pass(request)).await {
@@ -82,6 +94,10 @@ struct Exchange<'a> {
     generation: Arc<Generation>,
     record: Record,
     shape: Shape,
+    /// What was taken from the head and travels on all the same, because the destination's configuration says so.
+    returned: Vec<(HeaderName, HeaderValue)>,
+    /// What the request is signed for, where its credential signs.
+    signing: Option<Box<aws::Signing>>,
     /// Time spent waiting for others: the issuer, the origin.
     away: Duration,
 }
@@ -89,6 +105,8 @@ struct Exchange<'a> {
 /// What came back from the origin.
 struct Forwarded {
     reply: Reply,
+    /// What the call carried.
+    credential: Option<Arc<Credential>>,
     tunnel: Option<Upgrading>,
 }
 
@@ -105,6 +123,8 @@ impl Exchange<'_> {
         }
         let agent = hyper::upgrade::on(&mut request);
         let (mut parts, body) = request.into_parts();
+        // Before anything else looks at the fields: a handle is for nobody but the registry.
+        let presented = self.sidecar.tasks().take(&mut parts.headers).or(self.connection.presented);
         // HTTP/2 ends streams one by one, and a client that asks for leave to send has not begun to.
         let discards = parts.version != Version::HTTP_2 && !parts.headers.contains_key(header::EXPECT);
         let (http, upstream) = match self.describe(&mut parts) {
@@ -114,26 +134,65 @@ impl Exchange<'_> {
         let mut call = question::read(parts, http, &upstream, &body)?;
         let body = match call.protocol {
             // Boxed, because other calls would carry room for it.
-            Protocol::Mcp => Box::pin(question::hold_mcp(&mut call, body, self.room())).await?,
+            Protocol::Mcp => Box::pin(question::hold_mcp(&mut call, body, self.room(&upstream))).await?,
+            Protocol::Http if upstream.secrets.bodies => {
+                Box::pin(question::hold_text(&mut call, body, self.room(&upstream))).await?
+            }
             _ => RequestBody::streamed(body),
         };
-        let mut question = self.question(call, upstream)?;
+        let body = match &self.signing {
+            Some(signing) if signing.needs_body() && body.at_hand().is_none() => {
+                Box::pin(question::hold_whole(&mut call, body, self.room(&upstream))).await?
+            }
+            _ => body,
+        };
+        let mut question = match self.question(call, upstream, presented) {
+            Ok(question) => question,
+            Err(refusal) => return Err(self.turn_down(body, discards, refusal)),
+        };
         let (permit, credential) = match self.admit(&question).await {
             Ok(admitted) => admitted,
             Err(refusal) => return Err(self.turn_down(body, discards, refusal)),
         };
         let upgrade = question.call.protocol == Protocol::WebSocket;
         // A tunnel asks again later, and what policy may read must still be there then.
-        let headers = if upgrade { question.call.headers.clone() } else { std::mem::take(&mut question.call.headers) };
+        let mut headers =
+            if upgrade { question.call.headers.clone() } else { std::mem::take(&mut question.call.headers) };
+        for (name, value) in self.returned.drain(..) {
+            headers.append(name, value);
+        }
+        let spare = again::spare(&question, &headers, &body, credential.as_deref());
         let request = self.dress(&question, headers, body, &permit, credential.as_deref())?;
-        self.record.facts.sent = Some(request.body().tally());
-        let route = self.route(&question, credential.as_deref(), upgrade);
-        let begun = Instant::now();
-        let sent = self.sidecar.origins().send(&permit, &route, request).await;
-        self.note_sent(begun, &sent);
-        let reply = sent?;
+        let reply = self.send(&question, &permit, credential.as_deref(), request, upgrade).await?;
+        let (reply, credential) = match credential {
+            Some(refused) if reply.response.status() == StatusCode::UNAUTHORIZED => {
+                // Boxed, because it is rare.
+                Box::pin(self.unauthorized(&question, &permit, refused, spare, reply)).await?
+            }
+            credential => (reply, credential),
+        };
         let tunnel = upgrade.then_some(Upgrading { agent, question });
-        Ok(Forwarded { reply, tunnel })
+        Ok(Forwarded { reply, credential, tunnel })
+    }
+
+    async fn send(
+        &mut self,
+        question: &Question,
+        permit: &Permit,
+        credential: Option<&Credential>,
+        request: Request<RequestBody>,
+        upgrade: bool,
+    ) -> Result<Reply, Refusal> {
+        self.record.facts.sent = Some(request.body().tally());
+        let route = self.route(question, credential, upgrade);
+        let begun = Instant::now();
+        let sent = tokio::select! {
+            biased;
+            refusal = question.task.withdrawn(&question.upstream.name) => Err(refusal),
+            sent = self.sidecar.origins().send(permit, &route, request) => sent,
+        };
+        self.note_sent(begun, &sent);
+        sent
     }
 
     /// Everything that must be so before the request may leave: permitted, with its credential at hand, and recorded.
@@ -161,8 +220,11 @@ impl Exchange<'_> {
         if canonical::is_grpc(&parts.headers) {
             self.shape = Shape::Grpc;
         }
-        secret::strip::strip(parts, &mut self.record.facts.secrets);
-        let call = canonical::canonical(parts, &question::leg(self.connection))?;
+        // Before it is taken away: what the agent's own signature says of its service.
+        let claim = aws::Claim::of(parts);
+        let carried = self.generation.upstreams.placeholders().carried(parts);
+        let taken = secret::strip::strip(parts, &mut self.record.facts.secrets);
+        let mut call = canonical::canonical(parts, &question::leg(self.connection))?;
         self.record.facts.call.host = Arc::clone(&call.host);
         self.record.facts.call.port = call.port;
         self.record.facts.call.scheme = Some(call.scheme.as_str());
@@ -177,20 +239,40 @@ impl Exchange<'_> {
         if upstream.tls == TlsMode::Passthrough {
             return Err(Refusal::UnsupportedProtocol("this destination is reached through a tunnel of TLS only"));
         }
+        let (found, own) = (&mut self.record.facts.secrets, upstream.credential.as_deref());
+        if !carried.settle(self.generation.upstreams.placeholders(), &upstream.name, own, found) {
+            return Err(Refusal::PlaceholderMisplaced);
+        }
+        let settled =
+            taken.settle(&upstream.secrets, &mut self.record.facts.secrets).map_err(Refusal::SecretRefused)?;
+        self.returned = canonical::readmit(settled.headers, settled.query.as_deref())?;
+        if let Some(query) = settled.query {
+            call.raw_query = Some(query);
+        }
         if upstream.credential.is_some() && call.has_encoded_slash() {
             // Origins differ in what they take it for, and this call would carry a credential.
             return Err(Refusal::MalformedRequest("the path has an encoded slash"));
+        }
+        if let Some(scope) = upstream.credential.as_ref().and_then(|declaration| declaration.signs()) {
+            self.signing = Some(Box::new(scope.signing(claim.as_deref(), &call.host, &parts.headers)?));
         }
         Ok((call, upstream))
     }
 
     /// What holding a body may take.
-    fn room(&mut self) -> Held<'_> {
-        Held { budget: self.sidecar.inspection(), limits: self.sidecar.limits(), shape: &mut self.shape }
+    fn room<'a>(&'a mut self, upstream: &'a Upstream) -> Held<'a> {
+        Held {
+            budget: self.sidecar.inspection(),
+            limits: self.sidecar.limits(),
+            shape: &mut self.shape,
+            treatment: &upstream.secrets,
+            found: &mut self.record.facts.secrets,
+            placeholders: self.generation.upstreams.placeholders(),
+        }
     }
 
     /// Everything that policy is asked about. After the body, so that a refusal can name the request that it answers.
-    fn question(&mut self, call: Call, upstream: Arc<Upstream>) -> Result<Question, Refusal> {
+    fn question(&mut self, call: Call, upstream: Arc<Upstream>, presented: Presented) -> Result<Question, Refusal> {
         let facts = &mut self.record.facts;
         facts.call.protocol = Some(call.protocol);
         facts.call.effect = Some(call.effect);
@@ -198,8 +280,10 @@ impl Exchange<'_> {
             facts.call.mcp_method = Some(secret::redact(&mcp.method).to_owned().into());
             facts.call.mcp_tool = mcp.tool.as_deref().map(|tool| secret::redact(tool).to_owned().into());
         }
-        let task = self.sidecar.task()?;
+        facts.identity = self.sidecar.proof()?.serial;
+        let task = self.sidecar.tasks().of(presented)?;
         facts.task = Some(Arc::clone(&task));
+        task.enter(&upstream.name)?;
         let tls = match call.http.scheme {
             canonical::Scheme::Http => "none",
             canonical::Scheme::Https => "intercept",
@@ -212,6 +296,7 @@ impl Exchange<'_> {
         let begun = Instant::now();
         let decision = self.generation.policy.decide(&question.input(), self.generation.mode);
         self.record.decided(&decision, self.generation.mode, begun);
+        question.note(&decision);
         decision.outcome.map_err(Refusal::Denied)
     }
 
@@ -256,21 +341,30 @@ impl Exchange<'_> {
         if question.call.protocol == Protocol::WebSocket {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            if credential.is_some() {
+                // What is compressed can't be looked through.
+                headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+            }
         }
         let (mut parts, body) = Request::new(body).into_parts();
         parts.method = question.call.http.method.clone();
         parts.uri = question.call.http.origin_form()?.into();
         parts.headers = headers;
         if let Some(credential) = credential {
+            if credential.needles().is_some() {
+                coding::narrow(&mut parts.headers);
+            }
             if let Some(name) = credential.header() {
                 canonical::strip_twins(&mut parts.headers, name);
             }
-            credential.apply(&mut parts).map_err(Refusal::Credential)?;
+            let HttpCall { host, port, .. } = &question.call.http;
+            let onto = Onto { host, port: *port, body: body.at_hand(), signing: self.signing.as_deref() };
+            credential.apply(&mut parts, &onto).map_err(Refusal::Credential)?;
         }
         Ok(Request::from_parts(parts, body))
     }
 
-    fn route<'q>(&self, question: &'q Question, credential: Option<&Credential>, http1_only: bool) -> Route<'q> {
+    fn route<'q>(&self, question: &'q Question, credential: Option<&'q Credential>, http1_only: bool) -> Route<'q> {
         Route {
             upstream: &question.upstream,
             generation: self.generation.number,
@@ -278,6 +372,7 @@ impl Exchange<'_> {
             host: &question.call.http.host,
             port: question.call.http.port,
             partition: credential.map_or(0, |credential| credential.partition),
+            certificate: credential.and_then(Credential::certificate),
             http1_only,
         }
     }
@@ -298,7 +393,7 @@ impl Exchange<'_> {
 
     /// Passes the origin's answer on, frame by frame; the record goes with it and is finished by its last frame.
     fn answer(mut self, forwarded: Forwarded, begun: Instant) -> Response<ResponseBody> {
-        let Forwarded { reply, tunnel } = forwarded;
+        let Forwarded { reply, credential, tunnel } = forwarded;
         let Reply { mut response, lease, .. } = reply;
         self.record.facts.status = Some(response.status().as_u16());
         self.record.facts.overhead = begun.elapsed().saturating_sub(self.away);
@@ -306,21 +401,33 @@ impl Exchange<'_> {
         let origin = upgraded.then(|| hyper::upgrade::on(&mut response));
         let (mut parts, body) = response.into_parts();
         parts.version = ::http::Version::HTTP_11;
-        if let Err(refusal) = answer::clean(&mut parts.headers, upgraded) {
-            return refuse(self.sidecar, self.record, refusal, &self.shape);
+        let custody = credential.map(|credential| Custody::new(self.sidecar, credential));
+        let facts = &mut self.record.facts.answer;
+        let kept = custody.as_ref().map_or(Ok(None), |custody| custody.keep(&mut parts, facts));
+        let coding = match kept.and_then(|kept| answer::clean(&mut parts.headers, upgraded).map(|()| kept)) {
+            Ok(coding) => coding,
+            Err(refusal) => return refuse(self.sidecar, self.record, refusal, &self.shape),
+        };
+        if upgraded && custody.is_some() {
+            // Nor may the agent take for agreed what was not asked for.
+            parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
         }
         parts.headers.insert(DECISION, self.record.decision_id().header());
         match (origin, tunnel) {
             (Some(origin), Some(Upgrading { agent, question })) => {
-                let session = tunnel::Session { question, record: self.record, generation: self.generation };
+                let session = tunnel::Session { question, record: self.record, generation: self.generation, custody };
                 let splice = session.upgraded(Arc::clone(self.sidecar), agent, origin);
                 self.sidecar.drain().spawn(splice);
                 Response::from_parts(parts, ResponseBody::held(""))
             }
             (Some(_), None) => refuse(self.sidecar, self.record, Refusal::OriginProtocol, &self.shape),
             (None, _) => {
-                let ending = answer::Ending { record: self.record, lease };
-                Response::from_parts(parts, ResponseBody::streamed(body).with_end(ending))
+                let body = match &custody {
+                    Some(custody) => custody.body(body, coding),
+                    None => ResponseBody::streamed(body),
+                };
+                let ending = answer::Ending { record: self.record, lease, listener: None, custody };
+                Response::from_parts(parts, body.with_end(ending))
             }
         }
     }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::{allow::Allow, environment::Scratch, fence::Fence, handover::Sockets, supervise::Supervision};
 use crate::{
     config::{Config, HostPattern, StaticTask, Upstreams},
-    credential::{SecretPlace, Source},
+    credential::SecretPlace,
     policy::bundle::LoadError,
     sidecar::{Listeners, Sidecar},
     tls::truststore,
@@ -182,9 +182,10 @@ async fn behind(
 
 /// The secrets of the configuration that came from the environment, which the command inherits otherwise.
 fn secrets(config: &Config) -> Vec<&str> {
-    let given = config.credentials.values().filter_map(|declaration| match &declaration.source {
-        Source::OauthClientCredentials { client_secret: SecretPlace::Value(value), .. } => Some(value.0.as_str()),
-        Source::OauthClientCredentials { client_secret: SecretPlace::File(_), .. } | Source::File { .. } => None,
+    let places = config.credentials.values().flat_map(|declaration| declaration.source.own_secrets());
+    let given = places.filter_map(|place| match place {
+        SecretPlace::Value(value) => Some(value.0.as_str()),
+        SecretPlace::File(_) => None,
     });
     given.filter(|secret| !secret.is_empty()).collect()
 }
@@ -218,7 +219,7 @@ impl Options {
             config.file = None;
         }
         if let Some(purpose) = &self.purpose {
-            config.task = Some(StaticTask { purpose: purpose.clone(), ttl: LONGEST_TASK });
+            config.tasks.fixed = Some(StaticTask::new(purpose, LONGEST_TASK));
         }
         if let Some(file) = &self.audit {
             config.audit.file = Some(file.clone());
@@ -228,6 +229,8 @@ impl Options {
         config.listen.proxy = None;
         config.listen.transparent = None;
         config.listen.dns = None;
+        // The command may run as the same user, who could open tasks for itself there.
+        config.listen.admin = None;
         config.pod = None;
         config.tls.trust_bundle = None;
         config.limits.drain = config.limits.drain.min(LONGEST_DRAIN);
@@ -300,13 +303,13 @@ mod tests {
             ..options(&["api.example.com", "pinned.example.com:8443=127.0.0.1"])
         };
         let config = options.config(&|_| None).expect("usable");
-        assert_eq!(config.agent.id, "local");
+        assert_eq!(config.agent.id.known(), Some("local"));
         assert!(config.upstreams.find("api.example.com", 443).is_some());
         assert!(config.upstreams.find("api.example.com", 80).is_some());
         let pinned = config.upstreams.find("pinned.example.com", 8443).expect("configured");
         assert_eq!(pinned.addresses, [IpAddr::from(Ipv4Addr::LOCALHOST)]);
         assert_eq!(config.policy.data.expect("given")["tollgate"]["allow"][0]["destination"], "api.example.com");
-        assert_eq!(config.task.expect("given").purpose, "triage");
+        assert_eq!(config.tasks.fixed.expect("given").purpose, "triage");
         assert_eq!(config.audit.file, Some("audit.jsonl".into()));
         assert_eq!(config.tls.root_files, [PathBuf::from("root.pem")]);
         assert!(config.listen.proxy.is_none() && config.tls.trust_bundle.is_none());
@@ -316,7 +319,7 @@ mod tests {
     fn without_an_allow_nothing_is_a_destination() {
         let config = options(&[]).config(&|_| None).expect("usable");
         assert_eq!(config.upstreams.iter().count(), 0);
-        assert!(config.task.is_none(), "a task is never invented");
+        assert!(config.tasks.fixed.is_none(), "a task is never invented");
     }
 
     #[test]

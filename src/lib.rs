@@ -25,6 +25,7 @@ pub mod task;
 pub mod secret;
 pub mod policy;
 pub mod credential;
+pub mod identity;
 pub mod origin;
 pub mod tunnel;
 pub mod body;
@@ -33,6 +34,7 @@ pub mod audit;
 pub mod telemetry;
 
 pub mod config;
+pub mod admin;
 pub mod health;
 pub mod shutdown;
 

@@ -26,6 +26,7 @@ use crate::{
     config::Upstream,
     policy::Permit,
     refusal::Refusal,
+    tls::certificate::ClientCertificate,
 };
 use connect::Connector;
 use http1::{Http1, Unanswered};
@@ -52,6 +53,8 @@ pub struct Route<'a> {
     pub port: u16,
     /// The partition of the credential that the call carries, or 0.
     pub partition: u64,
+    /// The certificate that the origin is shown if it asks. It belongs to the partition: another one has another.
+    pub certificate: Option<&'a Arc<ClientCertificate>>,
     /// Whether the call needs HTTP/1.1, because it upgrades.
     pub http1_only: bool,
 }

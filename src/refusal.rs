@@ -47,10 +47,26 @@ pub enum Refusal {
     UnsupportedProtocol(&'static str),
     /// The agent did not accept our certificate, or its handshake broke.
     AgentTls,
-    /// The task that the call belongs to has ended.
+    /// The time of the task that the call belongs to is over.
     TaskExpired,
+    /// The task that the call belongs to was done.
+    TaskEnded,
+    /// The task that the call belongs to was stopped.
+    TaskKilled,
+    /// The call presents a handle that is no task's.
+    TaskUnknown,
+    /// The agent was switched off.
+    AgentKilled,
+    /// The destination was switched off.
+    DestinationKilled,
+    /// The call carries a secret of this kind, which the destination's configuration refuses.
+    SecretRefused(&'static str),
+    /// A placeholder stands where it must not, or goes to a destination that it is not for.
+    PlaceholderMisplaced,
     /// The configuration of an open tunnel's destination has changed.
     DestinationChanged,
+    /// Nothing proves who the agent is.
+    IdentityUnavailable,
     /// The destination's credential could not be had.
     Credential(CredentialRefusal),
     /// The destination has a credential, and this leg is not verified TLS.
@@ -65,6 +81,8 @@ pub enum Refusal {
     OriginTimeout,
     /// The origin broke the connection or the protocol before its answer began.
     OriginProtocol,
+    /// The call carried a credential, and its answer can't be looked through for it.
+    OriginCoding(&'static str),
     /// The record of this call can't be kept.
     AuditUnavailable,
     /// `limits.connections` are open.
@@ -92,6 +110,10 @@ pub enum CredentialRefusal {
     ScopeExceeded,
     /// The exception register's entry has expired.
     Expired,
+    /// More was asked of the issuer within a minute than it is to bear.
+    BudgetSpent,
+    /// The issuer failed several times in a row and is left alone.
+    CircuitOpen,
 }
 
 impl Refusal {
@@ -116,8 +138,16 @@ impl Refusal {
             Self::UnknownProtocol => "unknown_protocol",
             Self::UnsupportedProtocol(_) => "unsupported_protocol",
             Self::AgentTls => "agent_tls",
+            Self::SecretRefused(_) => "secret_refused",
+            Self::PlaceholderMisplaced => "placeholder_misplaced",
             Self::TaskExpired => "task_expired",
+            Self::TaskEnded => "task_ended",
+            Self::TaskKilled => "task_killed",
+            Self::TaskUnknown => "task_unknown",
+            Self::AgentKilled => "agent_killed",
+            Self::DestinationKilled => "destination_killed",
             Self::DestinationChanged => "destination_changed",
+            Self::IdentityUnavailable => "identity_unavailable",
             Self::Credential(why) => match why {
                 CredentialRefusal::Unavailable => "credential_unavailable",
                 CredentialRefusal::Timeout => "credential_timeout",
@@ -126,6 +156,8 @@ impl Refusal {
                 CredentialRefusal::LifetimeExceeded => "credential_lifetime_exceeded",
                 CredentialRefusal::ScopeExceeded => "credential_scope_exceeded",
                 CredentialRefusal::Expired => "credential_expired",
+                CredentialRefusal::BudgetSpent => "credential_budget_spent",
+                CredentialRefusal::CircuitOpen => "credential_circuit_open",
             },
             Self::CredentialCleartext => "credential_cleartext",
             Self::OriginUnresolved => "origin_unresolved",
@@ -133,6 +165,7 @@ impl Refusal {
             Self::OriginCertificate(_) => "origin_certificate",
             Self::OriginTimeout => "origin_timeout",
             Self::OriginProtocol => "origin_protocol",
+            Self::OriginCoding(_) => "origin_coding",
             Self::AuditUnavailable => "audit_unavailable",
             Self::TooManyConnections => "too_many_connections",
             Self::Stopping => "stopping",
@@ -150,18 +183,28 @@ impl Refusal {
             | Self::UnknownProtocol
             | Self::UnsupportedProtocol(_)
             | Self::AgentTls
+            | Self::SecretRefused(_)
+            | Self::PlaceholderMisplaced
             | Self::TaskExpired
+            | Self::TaskEnded
+            | Self::TaskKilled
+            | Self::TaskUnknown
+            | Self::AgentKilled
+            | Self::DestinationKilled
             | Self::DestinationChanged
             | Self::CredentialCleartext => StatusCode::FORBIDDEN,
             Self::MalformedRequest(_) | Self::MalformedMessage { .. } | Self::BodyIncomplete => StatusCode::BAD_REQUEST,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NameMismatch(_) => StatusCode::MISDIRECTED_REQUEST,
-            Self::OriginUnresolved | Self::OriginUnreachable | Self::OriginCertificate(_) | Self::OriginProtocol => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::OriginUnresolved
+            | Self::OriginUnreachable
+            | Self::OriginCertificate(_)
+            | Self::OriginProtocol
+            | Self::OriginCoding(_) => StatusCode::BAD_GATEWAY,
             Self::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Credential(_)
+            | Self::IdentityUnavailable
             | Self::InspectionFull
             | Self::AuditUnavailable
             | Self::TooManyConnections
@@ -181,18 +224,24 @@ impl Refusal {
             | Self::MalformedMessage { .. }
             | Self::UnknownProtocol
             | Self::AgentTls => Class::AgentProtocol,
-            Self::NameMismatch(_) | Self::AddressForbidden(_) | Self::OwnAddress => Class::Security,
+            Self::NameMismatch(_)
+            | Self::AddressForbidden(_)
+            | Self::OwnAddress
+            | Self::SecretRefused(_)
+            | Self::PlaceholderMisplaced => Class::Security,
             Self::UnknownDestination
             | Self::UnsupportedProtocol(_)
             | Self::DestinationChanged
             | Self::CredentialCleartext => Class::Misconfiguration,
-            Self::TaskExpired => Class::MissingTask,
-            Self::Credential(_) => Class::Credential,
+            Self::TaskExpired | Self::TaskEnded | Self::TaskKilled | Self::TaskUnknown => Class::MissingTask,
+            Self::AgentKilled | Self::DestinationKilled => Class::Security,
+            Self::Credential(_) | Self::IdentityUnavailable => Class::Credential,
             Self::OriginUnresolved
             | Self::OriginUnreachable
             | Self::OriginCertificate(_)
             | Self::OriginTimeout
-            | Self::OriginProtocol => Class::Origin,
+            | Self::OriginProtocol
+            | Self::OriginCoding(_) => Class::Origin,
             Self::InspectionFull | Self::AuditUnavailable | Self::TooManyConnections | Self::Panicked => {
                 Class::Overload
             }
@@ -233,8 +282,20 @@ impl Refusal {
             Self::UnknownProtocol => "the connection speaks neither TLS nor HTTP".into(),
             Self::UnsupportedProtocol(what) => (*what).into(),
             Self::AgentTls => "the TLS handshake with the agent failed".into(),
-            Self::TaskExpired => "the task has ended".into(),
+            Self::PlaceholderMisplaced => {
+                "a placeholder stands where no credential belongs, or goes to another destination".into()
+            }
+            Self::SecretRefused(kind) => {
+                format!("the call carries a secret ({kind}), which must not be sent to this destination").into()
+            }
+            Self::TaskExpired => "the task's time is over".into(),
+            Self::TaskEnded => "the task has ended".into(),
+            Self::TaskKilled => "the task was stopped".into(),
+            Self::TaskUnknown => "no task of this sidecar has the handle in Tollgate-Task".into(),
+            Self::AgentKilled => "the agent was switched off".into(),
+            Self::DestinationKilled => "the destination was switched off".into(),
             Self::DestinationChanged => "the configuration of this destination has changed".into(),
+            Self::IdentityUnavailable => "the identity of this agent can't be proven now".into(),
             Self::Credential(why) => match why {
                 CredentialRefusal::Unavailable => "the credential for this destination can't be had now".into(),
                 CredentialRefusal::Timeout => {
@@ -251,13 +312,19 @@ impl Refusal {
                     "the issuer gave a credential that may do more than was asked".into()
                 }
                 CredentialRefusal::Expired => "the credential for this destination has expired".into(),
+                CredentialRefusal::BudgetSpent => {
+                    "too many credentials were asked of this issuer; wait a minute".into()
+                }
+                CredentialRefusal::CircuitOpen => {
+                    "the issuer of this destination's credential failed and is left alone for a while".into()
+                }
             },
             Self::CredentialCleartext => {
                 "this destination's credential is only sent over verified TLS; use https".into()
             }
             Self::OriginUnresolved => "the destination's name does not resolve".into(),
             Self::OriginUnreachable => "the destination does not accept connections".into(),
-            Self::OriginCertificate(what) => (*what).into(),
+            Self::OriginCertificate(what) | Self::OriginCoding(what) => (*what).into(),
             Self::OriginTimeout => "the destination did not answer in time".into(),
             Self::OriginProtocol => "the destination broke the connection or the protocol".into(),
             Self::AuditUnavailable => "the record of this call can't be kept, so it is not made".into(),
@@ -288,7 +355,16 @@ impl Refusal {
             Self::HeaderTooLarge => &["Send fewer or shorter headers."],
             Self::BodyTooLarge => &["Send a smaller body, or split the call."],
             Self::NameMismatch(_) => &["Open a new connection to the host that the request names."],
-            Self::TaskExpired => &["Stop, and ask for a new task."],
+            Self::PlaceholderMisplaced => {
+                &["Send the placeholder in the slot of its own destination only: it is worth nothing anywhere else."]
+            }
+            Self::SecretRefused(_) => {
+                &["Send the call without the secret; what the destination needs is put on for it."]
+            }
+            Self::TaskExpired | Self::TaskEnded | Self::TaskKilled => &["Stop, and ask for a new task."],
+            Self::TaskUnknown => &["Send the handle as it was given, or ask for a new task."],
+            Self::AgentKilled => &["Stop."],
+            Self::DestinationKilled => &["Do not repeat this call.", "Go on without this destination."],
             Self::DestinationChanged => &["Open a new connection."],
             Self::UnknownDestination => {
                 &["Do not repeat this call.", "Ask the platform team to add the destination, if the task needs it."]
@@ -297,7 +373,11 @@ impl Refusal {
             Self::UnknownProtocol | Self::UnsupportedProtocol(_) => {
                 &["Use HTTP or TLS towards a configured destination."]
             }
-            Self::Credential(_) | Self::InspectionFull | Self::AuditUnavailable | Self::TooManyConnections => {
+            Self::Credential(_)
+            | Self::IdentityUnavailable
+            | Self::InspectionFull
+            | Self::AuditUnavailable
+            | Self::TooManyConnections => {
                 &["Try again later.", "Report the decision id to the platform team if it stays."]
             }
             Self::CredentialCleartext => &["Use https for this destination."],
@@ -305,6 +385,9 @@ impl Refusal {
                 &["Try again later."]
             }
             Self::OriginCertificate(_) => &["Do not repeat this call.", "Report the decision id to the platform team."],
+            Self::OriginCoding(_) => {
+                &["Send `Accept-Encoding: identity`.", "Report the decision id to the platform team if it stays."]
+            }
             Self::Stopping => &["Try again after the restart."],
             Self::Panicked => &["Report the decision id to the platform team."],
         }
@@ -317,7 +400,11 @@ impl Refusal {
                 // Nothing can grant an approval yet, so waiting for one is of no use.
                 DenialKind::ApprovalRequired | DenialKind::Rule | DenialKind::Undecided(_) => None,
             },
+            Self::Credential(CredentialRefusal::BudgetSpent | CredentialRefusal::CircuitOpen) => {
+                Some(Duration::from_secs(30))
+            }
             Self::Credential(CredentialRefusal::Unavailable | CredentialRefusal::Timeout)
+            | Self::IdentityUnavailable
             | Self::InspectionFull
             | Self::AuditUnavailable
             | Self::TooManyConnections
@@ -345,10 +432,18 @@ impl Refusal {
             | Self::UnknownProtocol
             | Self::UnsupportedProtocol(_)
             | Self::AgentTls
+            | Self::SecretRefused(_)
+            | Self::PlaceholderMisplaced
             | Self::TaskExpired
+            | Self::TaskEnded
+            | Self::TaskKilled
+            | Self::TaskUnknown
+            | Self::AgentKilled
+            | Self::DestinationKilled
             | Self::DestinationChanged
             | Self::CredentialCleartext
             | Self::OriginCertificate(_)
+            | Self::OriginCoding(_)
             | Self::Panicked => None,
         }
     }

@@ -4,21 +4,30 @@
 //! each, never its value. What is noted here is all that policy, records and spans learn. What must travel on although it
 //! holds a secret (a path, a tool's arguments) is shown to them without it: see [`mask`].
 
+pub mod body;
 pub mod detect;
 pub mod mask;
+pub mod placeholder;
+pub mod rules;
+pub mod scrub;
 pub mod strip;
+pub mod treatment;
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
+
+pub use treatment::{Action, Mode, Treatment};
 
 /// A secret that the agent sent: what kind, and where it stood. Never its value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Found {
     /// E.g. `github_pat`, `bearer`, `basic`, `cookie`, `unknown`.
     pub kind: &'static str,
-    /// E.g. `header:authorization`, `query:access_token`, `userinfo`, `path`.
+    /// E.g. `header:authorization`, `query:access_token`, `userinfo`, `path`, `body:/a/0`.
     pub place: Cow<'static, str>,
+    /// What was done with it.
+    pub action: Action,
 }
 
 /// The path as policy, records and spans may show it: a secret of a known format in it is `REDACTED`.

@@ -7,6 +7,7 @@ pub mod listeners;
 pub mod reload;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     net::SocketAddr,
     sync::Arc,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{
     sync::{Semaphore, mpsc::UnboundedSender, watch},
     time::{MissedTickBehavior, interval},
@@ -23,8 +24,9 @@ use tokio::{
 use crate::{
     audit::{self, Recorder},
     config::{self, Agent, Config, Limits, Mode, Profile, Upstreams},
-    credential::{self, client::Client},
+    credential::{self, Declaration, Event, Journal, client::Client},
     health::Readiness,
+    identity::{Identity, Proof},
     kubernetes::assurance,
     listener::dns::Names,
     origin::{Origins, connect::Connector},
@@ -35,7 +37,7 @@ use crate::{
     },
     refusal::Refusal,
     shutdown::Drain,
-    task::Task,
+    task::{Registry, registry::Happened},
     telemetry::{Metrics, Spans, spans::FinishedSpan},
     tls::{agent::AgentTls, authority::Authority, origin::OriginTls},
 };
@@ -54,16 +56,20 @@ pub async fn run(listeners: Listeners, config: Config, shutdown: impl Future<Out
 /// What all connections share.
 pub struct Sidecar {
     agent: Arc<Agent>,
+    identity: Arc<Identity>,
     profile: Profile,
     limits: Limits,
-    task: Arc<Task>,
+    tasks: Registry,
     generation: ArcSwap<Generation>,
+    /// Why the last reload failed, if it did.
+    reload_failure: ArcSwapOption<reload::Failure>,
     changes: watch::Sender<u64>,
     authority: Arc<Authority>,
     agent_tls: AgentTls,
     origin_tls: Arc<OriginTls>,
     origins: Origins,
     credentials: credential::Store,
+    declared: BTreeMap<String, Arc<Declaration>>,
     recorder: Recorder,
     audit: Option<audit::file::Log>,
     spans: Spans,
@@ -81,6 +87,8 @@ pub struct Sidecar {
 pub struct Generation {
     /// Rises with every swap.
     pub number: u64,
+    /// When it was swapped in.
+    pub since: SystemTime,
     /// Whether policy is enforced.
     pub mode: Mode,
     /// Decides.
@@ -114,7 +122,11 @@ impl Sidecar {
         tap: Option<UnboundedSender<FinishedSpan>>,
     ) -> anyhow::Result<Arc<Self>> {
         let settings = config.policy.clone();
-        let policy = tokio::task::spawn_blocking(move || compile(&settings)).await??;
+        let compiling = tokio::task::spawn_blocking(move || {
+            crate::secret::detect::prepare();
+            compile(&settings)
+        });
+        let policy = compiling.await??;
         let begun =
             reload::Loaded { file: config.file, policy: config.policy, revision: Arc::clone(policy.revision()) };
         let origin_tls = Arc::new(OriginTls::new(&config.tls).context("the roots that verify origins")?);
@@ -138,6 +150,9 @@ impl Sidecar {
             Some(tap) => Spans::with_tap(tap),
             None => Spans::new(&config.telemetry, origin_tls.client_config()).context("telemetry.otlp")?,
         };
+        let identity = Arc::new(Identity::new(&config.identity, config.agent.id.clone()));
+        let readiness = Readiness::default();
+        readiness.set(identity.proof().is_ok());
         let agent = Arc::new(config.agent);
         let recorder =
             Recorder::new(Arc::clone(&agent), config.mode, audit.clone(), spans.clone(), Arc::clone(&metrics));
@@ -145,17 +160,30 @@ impl Sidecar {
         let drain = Drain::new();
         let connector = Connector::new(Arc::clone(&origin_tls), own.clone(), config.limits.connect, drain.clone());
         let events = credential_events(metrics);
-        let upstreams = Arc::new(config.upstreams);
+        let journal = match &config.revocation_journal {
+            Some(path) => Journal::open(path).with_context(|| format!("revocation.journal {}", path.display()))?,
+            None => Journal::default(),
+        };
+        let credentials =
+            credential::Store::new(Client::new(&origin_tls.client_config()), Arc::clone(&identity), journal, events);
+        let store = credentials.clone();
+        let ended = move |task: &Arc<str>, happened| match happened {
+            Happened::Over => store.end(task),
+            Happened::Changed { epoch } => store.renew(task, epoch),
+        };
+        let (upstreams, since) = (Arc::new(config.upstreams), SystemTime::now());
         let sidecar = Self {
             profile: config.profile,
             limits: config.limits,
-            task: Arc::new(Task::open(config.task.as_ref(), SystemTime::now())),
-            generation: ArcSwap::from_pointee(Generation { number: 1, mode: config.mode, policy, upstreams }),
+            tasks: Registry::new(&config.tasks, Box::new(ended)),
+            generation: ArcSwap::from_pointee(Generation { number: 1, since, mode: config.mode, policy, upstreams }),
+            reload_failure: ArcSwapOption::empty(),
             changes: watch::Sender::new(1),
             agent_tls: AgentTls::new(Arc::clone(&authority)),
             authority,
             origins: Origins::new(connector),
-            credentials: credential::Store::new(Client::new(&origin_tls.client_config()), events),
+            credentials,
+            declared: config.credentials,
             origin_tls,
             recorder,
             audit,
@@ -163,7 +191,8 @@ impl Sidecar {
             inspection: Arc::new(Semaphore::new(config.limits.inspect_total)),
             connections: Arc::new(Semaphore::new(config.limits.connections)),
             names: Arc::new(Names::default()),
-            readiness: Readiness::default(),
+            readiness,
+            identity,
             begun: Arc::new(begun),
             pod: config.pod,
             agent,
@@ -175,9 +204,13 @@ impl Sidecar {
 
     /// Serves until `shutdown` resolves, then stops in order.
     pub async fn serve(self: Arc<Self>, listeners: Listeners, shutdown: impl Future<Output = ()>) {
+        self.drain.spawn_background(Arc::clone(&self).identify());
         listeners.serve(&self);
         self.drain.spawn_background(reload::watch(Arc::clone(&self)));
         self.drain.spawn_background(Arc::clone(&self).sweep());
+        self.drain.spawn_background(Arc::clone(&self).keep_tasks());
+        let declared = self.declared.clone();
+        self.credentials.sweep(move |name| declared.get(name).cloned());
         if let Some(claim) = self.pod.clone() {
             self.drain.spawn_background(assurance::follow(claim, self.agent.assurance.clone()));
         }
@@ -212,13 +245,29 @@ impl Sidecar {
         let revision = Arc::clone(policy.revision());
         // Only one reload is under way at a time.
         let number = self.generation.load().number + 1;
-        self.generation.store(Arc::new(Generation { number, mode, policy, upstreams: Arc::clone(&upstreams) }));
+        let since = SystemTime::now();
+        self.generation.store(Arc::new(Generation { number, since, mode, policy, upstreams: Arc::clone(&upstreams) }));
+        self.reload_failure.store(None);
         self.recorder.enter(mode);
         self.recorder.metrics().policy_revision(&revision);
         self.changes.send_replace(number);
         self.credentials.retain(&upstreams);
         tracing::info!(number, revision = &*revision, ?mode, "configuration swapped in");
         Ok(reload::Loaded { file, policy: settings, revision })
+    }
+
+    /// Keeps the proof of the identity up to date, and is ready while there is one.
+    async fn identify(self: Arc<Self>) {
+        let mut changes = self.identity.changes();
+        let heed = async {
+            loop {
+                self.readiness.set(*changes.borrow_and_update());
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(self.identity.follow(), heed);
     }
 
     async fn sweep(self: Arc<Self>) {
@@ -228,6 +277,20 @@ impl Sidecar {
             ticks.tick().await;
             self.origins.sweep(self.generation.load().number);
         }
+    }
+
+    async fn keep_tasks(self: Arc<Self>) {
+        self.tasks.keep().await;
+    }
+
+    /// Why the last reload failed, unless one succeeded since.
+    pub fn reload_failure(&self) -> Option<Arc<reload::Failure>> {
+        self.reload_failure.load_full()
+    }
+
+    /// Whether it does what it is for.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
     }
 
     /// The generation that is in force now. Hold on to it for the whole of a call.
@@ -240,15 +303,22 @@ impl Sidecar {
         self.changes.subscribe()
     }
 
-    /// The task that calls belong to.
+    /// Every task.
+    pub fn tasks(&self) -> &Registry {
+        &self.tasks
+    }
+
+    /// What proves the agent's identity now. No call goes without.
     ///
     /// # Errors
-    /// [`Refusal::TaskExpired`] once it has ended.
-    pub fn task(&self) -> Result<Arc<Task>, Refusal> {
-        match self.task.remaining(SystemTime::now()) {
-            Some(Duration::ZERO) => Err(Refusal::TaskExpired),
-            Some(_) | None => Ok(Arc::clone(&self.task)),
-        }
+    /// [`Refusal::IdentityUnavailable`] while nothing does.
+    pub fn proof(&self) -> Result<Proof, Refusal> {
+        self.identity.proof().map_err(|_| Refusal::IdentityUnavailable)
+    }
+
+    /// Who the agent is, and what proves it.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
     }
 
     /// The agent beside this sidecar.
@@ -342,7 +412,12 @@ fn trial(settings: &config::Policy) -> Result<Trial, LoadError> {
 }
 
 fn credential_events(metrics: Arc<Metrics>) -> credential::store::Events {
-    Arc::new(move |kind, event| metrics.credential(kind, event))
+    Arc::new(move |kind, event| {
+        metrics.credential(kind, event);
+        if let Event::Revoked { lag } = event {
+            metrics.revocation_lag(lag);
+        }
+    })
 }
 
 const SWEEP: Duration = Duration::from_secs(15);

@@ -15,6 +15,7 @@ use rustls::{crypto::CryptoProvider, pki_types::ServerName};
 
 pub mod agent;
 pub mod authority;
+pub mod certificate;
 pub mod origin;
 pub mod truststore;
 pub mod webhook;
@@ -75,6 +76,9 @@ pub enum Alpn {
 }
 
 impl Alpn {
+    /// How many choices there are.
+    const COUNT: usize = 3;
+
     /// The names on the wire, the preferred one first.
     pub fn protocols(self) -> &'static [&'static [u8]] {
         match self {

@@ -2,16 +2,13 @@
 //!
 //! A tunnel outlives the decision that began it, but not what was decided about. It ends with its task. Whenever the
 //! configuration changes, its destination is looked up anew: if bytes would now go another way it ends, else policy is
-//! asked again, and a no ends it. So it is with WebSocket sessions, which are tunnels inside an exchange.
+//! asked again, and a no ends it. So it is with WebSocket sessions, which are tunnels inside an exchange. What their origins
+//! say is looked through where the call carried a credential.
 
 mod counted;
+mod frames;
 
-use std::{
-    future, io,
-    pin::pin,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{io, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
@@ -19,7 +16,6 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
     net::TcpStream,
-    time::sleep,
 };
 
 use crate::{
@@ -27,14 +23,15 @@ use crate::{
     call::{BodyFacts, Call, Effect, HttpCall, Protocol, http::Scheme},
     config::{self, Upstream},
     connection,
-    exchange::question::Question,
+    exchange::{custody::Custody, question::Question},
     origin::Route,
     policy::Permit,
     refusal::Refusal,
     sidecar::{Generation, Sidecar},
-    task::Task,
+    task::Presented,
 };
 use counted::Counted;
+use frames::Watched;
 
 /// A tunnel that policy permitted and that has not begun.
 pub struct Admitted {
@@ -58,16 +55,27 @@ pub struct Session {
     pub record: Record,
     /// The configuration under which it was permitted last.
     pub generation: Arc<Generation>,
+    /// Looks after the credential that the call before an upgrade carried.
+    pub custody: Option<Custody>,
 }
 
 /// Asks policy about a tunnel to this host.
 ///
 /// # Errors
 /// The refusal, with the record.
-pub fn admit(sidecar: &Sidecar, host: &str, port: u16, mut record: Record) -> Result<Admitted, Box<Refused>> {
+pub fn admit(
+    sidecar: &Sidecar,
+    host: &str,
+    port: u16,
+    presented: Presented,
+    mut record: Record,
+) -> Result<Admitted, Box<Refused>> {
     let generation = sidecar.generation();
-    match ask(sidecar, &generation, host, port, &mut record) {
-        Ok((permit, question)) => Ok(Admitted { permit, session: Session { question, record, generation } }),
+    match ask(sidecar, &generation, (host, port), presented, &mut record) {
+        Ok((permit, question)) => {
+            let session = Session { question, record, generation, custody: None };
+            Ok(Admitted { permit, session })
+        }
         Err(refusal) => Err(Box::new(Refused { refusal, record })),
     }
 }
@@ -75,8 +83,8 @@ pub fn admit(sidecar: &Sidecar, host: &str, port: u16, mut record: Record) -> Re
 fn ask(
     sidecar: &Sidecar,
     generation: &Generation,
-    host: &str,
-    port: u16,
+    (host, port): (&str, u16),
+    presented: Presented,
     record: &mut Record,
 ) -> Result<(Permit, Question), Refusal> {
     record.facts.call.protocol = Some(Protocol::Tunnel);
@@ -85,8 +93,10 @@ fn ask(
     record.facts.call.port = port;
     let upstream = connection::find(generation, host, port)?;
     record.facts.upstream = Some(Arc::clone(&upstream));
-    let task = sidecar.task()?;
+    record.facts.identity = sidecar.proof()?.serial;
+    let task = sidecar.tasks().of(presented)?;
     record.facts.task = Some(Arc::clone(&task));
+    task.enter(&upstream.name)?;
     let call = Call {
         protocol: Protocol::Tunnel,
         // What passes is not seen, so it counts as anything.
@@ -112,6 +122,7 @@ fn ask(
     let begun = Instant::now();
     let decision = generation.policy.decide(&question.input(), generation.mode);
     record.decided(&decision, generation.mode, begun);
+    question.note(&decision);
     decision.outcome.map(|permit| (permit, question)).map_err(Refusal::Denied)
 }
 
@@ -137,6 +148,7 @@ impl Admitted {
             host: &call.host,
             port: call.port,
             partition: 0,
+            certificate: None,
             http1_only: false,
         };
         let dialled = match session.record.commit().await {
@@ -178,7 +190,7 @@ impl Session {
         O: AsyncRead + AsyncWrite + Unpin,
     {
         let signals = sidecar.drain().signals();
-        let (mut agent, mut origin) = (Counted::new(agent), Counted::new(origin));
+        let (mut agent, mut origin) = (Counted::new(agent), Watched::new(Counted::new(origin), self.custody.take()));
         let ended = {
             let copy = copy_bidirectional_with_sizes(&mut agent, &mut origin, COPY_BUFFER, COPY_BUFFER);
             tokio::select! {
@@ -188,8 +200,9 @@ impl Session {
             }
         };
         self.record.facts.sent = None;
-        self.record.facts.request_bytes = origin.written();
+        self.record.facts.request_bytes = origin.stream().written();
         self.record.facts.response_bytes = agent.written();
+        origin.tell(&mut self.record.facts.answer);
         match ended {
             Ended::Orderly => {}
             Ended::Broken => self.record.facts.origin_error = Some("tunnel_broken"),
@@ -201,19 +214,21 @@ impl Session {
     /// Resolves when this tunnel has to end: with its task, or when a change no longer permits it.
     async fn withdrawn(&mut self, sidecar: &Sidecar) -> Refusal {
         let mut changes = sidecar.changes();
-        let task = Arc::clone(&self.question.task);
-        let mut expired = pin!(expired(&task));
+        let mut task_changes = self.question.task.life.listen();
         loop {
             // Asked before waiting, so that a change since the decision is not missed.
-            let current = sidecar.generation();
-            if current.number != self.generation.number
-                && let Err(refusal) = self.ask_again(current)
-            {
+            if let Some(refusal) = self.question.task.refusal(&self.question.upstream.name) {
+                return refusal;
+            }
+            let (current, task) = (sidecar.generation(), sidecar.tasks().newest(&self.question.task));
+            let changed = current.number != self.generation.number || task.epoch != self.question.task.epoch;
+            self.question.task = task;
+            if changed && let Err(refusal) = self.ask_again(current) {
                 return refusal;
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return Refusal::Stopping },
-                () = &mut expired => return Refusal::TaskExpired,
+                () = task_changes.rung() => {}
             }
         }
     }
@@ -239,14 +254,6 @@ fn leads_the_same_way(before: &Upstream, now: &Upstream) -> bool {
         && before.reach_public == now.reach_public
         && before.reach_private == now.reach_private
         && before.credential == now.credential
-}
-
-/// Resolves when the task ends; never, if it doesn't.
-async fn expired(task: &Task) {
-    match task.remaining(SystemTime::now()) {
-        Some(left) => sleep(left).await,
-        None => future::pending().await,
-    }
 }
 
 enum Ended {

@@ -21,6 +21,8 @@ use crate::{
 pub struct Facts {
     /// What was asked for.
     pub call: CallFacts,
+    /// The serial of what proved the agent's identity.
+    pub identity: Option<Arc<str>>,
     /// The task that it belongs to.
     pub task: Option<Arc<Task>>,
     /// The configured destination.
@@ -35,6 +37,8 @@ pub struct Facts {
     pub credential: Option<CredentialFacts>,
     /// The secrets that were taken away.
     pub secrets: Vec<Found>,
+    /// What was done to the answer of a call that carried a credential.
+    pub answer: AnswerFacts,
     /// The status that the agent saw.
     pub status: Option<u16>,
     /// What the agent sent, counted while it streams.
@@ -112,6 +116,46 @@ pub enum Verdict {
     RequireApproval,
     /// Policy did not decide, which is a no.
     Undecided,
+}
+
+/// What was done to the answer of a call that carried a credential.
+#[derive(Debug, Default)]
+pub struct AnswerFacts {
+    /// Where the credential stood in it, and was overwritten.
+    pub scrubbed: Vec<Scrubbed>,
+    /// The fields that are ours and were not passed on.
+    pub withheld: Vec<&'static str>,
+    /// The credential that the origin did not take, when the call was made again with another one.
+    pub refused: Option<Arc<str>>,
+}
+
+/// A place of an answer that held an injected secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// E.g. `header:location`, `body`, `trailer:x-debug`; `frame` of a WebSocket.
+    pub place: Cow<'static, str>,
+    /// How many times.
+    pub count: u64,
+}
+
+impl AnswerFacts {
+    /// Notes that the credential stood there so many times.
+    pub fn add(&mut self, place: Cow<'static, str>, count: u64) {
+        match self.scrubbed.iter_mut().find(|scrubbed| scrubbed.place == place) {
+            Some(scrubbed) => scrubbed.count += count,
+            None => self.scrubbed.push(Scrubbed { place, count }),
+        }
+    }
+
+    /// How many times the credential stood in it.
+    pub fn found(&self) -> u64 {
+        self.scrubbed.iter().map(|scrubbed| scrubbed.count).sum()
+    }
+
+    /// Whether nothing was done to it.
+    pub fn is_plain(&self) -> bool {
+        self.scrubbed.is_empty() && self.withheld.is_empty() && self.refused.is_none()
+    }
 }
 
 /// The credential that a call carried, without its value.

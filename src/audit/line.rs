@@ -27,6 +27,7 @@ pub(super) fn body(ended: &Ended<'_>, fixed: &[u8]) -> Vec<u8> {
     }
     out.0.push(b',');
     out.0.extend_from_slice(fixed);
+    out.known("id", ended.agent.id.known());
     out.text("assurance", ended.agent.assurance.as_str());
     out.close();
     out.text(
@@ -42,6 +43,7 @@ pub(super) fn body(ended: &Ended<'_>, fixed: &[u8]) -> Vec<u8> {
     decision(&mut out, facts);
     refusal(&mut out, facts);
     secrets(&mut out, facts);
+    answer(&mut out, facts);
     if let Some(status) = facts.status {
         out.number("status", status.into());
     }
@@ -62,7 +64,6 @@ pub(super) fn body(ended: &Ended<'_>, fixed: &[u8]) -> Vec<u8> {
 pub(super) fn fixed(agent: &config::Agent) -> Box<[u8]> {
     let mut out = Members(Vec::new());
     out.open("agent");
-    out.text("id", &agent.id);
     out.text("name", &agent.name);
     if let Some(namespace) = &agent.namespace {
         out.text("namespace", namespace);
@@ -167,6 +168,39 @@ fn secrets(out: &mut Members, facts: &Facts) {
         out.close();
     }
     out.end_list();
+}
+
+fn answer(out: &mut Members, facts: &Facts) {
+    let answer = &facts.answer;
+    if answer.is_plain() {
+        return;
+    }
+    out.open("answer");
+    if !answer.scrubbed.is_empty() {
+        out.list("scrubbed");
+        for scrubbed in answer.scrubbed.iter().take(ITEMS) {
+            out.separate();
+            out.0.push(b'{');
+            out.text("where", &scrubbed.place);
+            out.number("count", scrubbed.count);
+            out.close();
+        }
+        out.end_list();
+    }
+    if !answer.withheld.is_empty() {
+        out.list("withheld");
+        for name in &answer.withheld {
+            out.item(name);
+        }
+        out.end_list();
+    }
+    if let Some(fingerprint) = &answer.refused {
+        out.open("refused");
+        out.number("status", 401);
+        out.text("fingerprint", fingerprint);
+        out.close();
+    }
+    out.close();
 }
 
 /// The members of an object that is being written.

@@ -85,6 +85,8 @@ pub(crate) fn upstream() -> Upstream {
         zone: "internet".into(),
         environment: "prod".into(),
         classification: Classification::Internal,
+        secrets: Default::default(),
+        placeholder: None,
         credential: None,
     }
 }
@@ -116,7 +118,11 @@ pub(crate) fn facts() -> Facts {
             kind: "oauth_client_credentials",
             fingerprint: "00112233aabbccdd".into(),
         }),
-        secrets: vec![Found { kind: "github_pat", place: "header:authorization".into() }],
+        secrets: vec![Found {
+            kind: "github_pat",
+            place: "header:authorization".into(),
+            action: crate::secret::Action::Strip,
+        }],
         status: Some(200),
         request_bytes: 512,
         response_bytes: 2048,

@@ -11,7 +11,7 @@ mod path;
 use std::{fmt, sync::Arc};
 
 use http::{
-    HeaderValue, Method, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Version,
     header::HOST,
     request::Parts,
     uri::{PathAndQuery, Uri},
@@ -122,6 +122,30 @@ pub fn canonical(parts: &Parts, leg: &Leg<'_>) -> Result<HttpCall, Refusal> {
         query: raw_query.map(path::query).transpose()?.unwrap_or_default(),
         raw_query: raw_query.map(str::to_owned),
     })
+}
+
+/// What comes back into a head after it was brought into its canonical form: held against the same rules as if it had
+/// never left. Fields that a request loses here are lost.
+///
+/// # Errors
+/// As [`canonical`].
+pub fn readmit(
+    fields: Vec<(HeaderName, HeaderValue)>,
+    query: Option<&str>,
+) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> {
+    if let Some(query) = query {
+        path::query(query)?;
+    }
+    if fields.is_empty() {
+        return Ok(fields);
+    }
+    let mut admitted = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields {
+        admitted.append(name, value);
+    }
+    headers::check(&admitted)?;
+    headers::strip_request(&mut admitted)?;
+    Ok(admitted.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 impl HttpCall {

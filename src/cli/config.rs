@@ -241,7 +241,11 @@ mod tests {
             zone: internet
             environment: ""
             classification: internal
+            secrets:
+              kinds: {}
+              bodies: false
             credential: legacy
+            placeholder: null
         credentials:
           legacy:
             kind: file
@@ -261,6 +265,7 @@ mod tests {
         tasks:
           source: null
           static: null
+          max_ttl: 1d
         audit:
           file: null
           durable: buffered

@@ -7,7 +7,8 @@ use std::{
     sync::Arc,
 };
 
-use super::{Agent, Audit, Config, Level, Limits, Listen, Profile, StaticTask, Telemetry, Tls, document::LONGEST_FILE};
+use super::{Agent, Audit, Config, Level, Limits, Listen, Profile, Tasks, Telemetry, Tls, document::LONGEST_FILE};
+use crate::identity::Source;
 
 /// A configuration file as it was read.
 #[derive(Clone)]
@@ -31,9 +32,10 @@ impl fmt::Debug for File {
 pub struct Fixed {
     profile: Profile,
     agent: Agent,
+    identity: Source,
     listen: Listen,
     tls: Tls,
-    task: Option<StaticTask>,
+    tasks: Tasks,
     audit: Audit,
     telemetry: Telemetry,
     limits: Limits,
@@ -44,11 +46,12 @@ impl Fixed {
     pub fn of(config: &Config) -> Self {
         Self {
             profile: config.profile,
-            // The level in force is no setting.
-            agent: Agent { assurance: Level::default(), ..config.agent.clone() },
+            // The level in force is no setting, nor is what was proven since.
+            agent: Agent { id: config.agent.id.apart(), assurance: Level::default(), ..config.agent.clone() },
+            identity: config.identity.clone(),
             listen: config.listen.clone(),
             tls: config.tls.clone(),
-            task: config.task.clone(),
+            tasks: config.tasks.clone(),
             audit: config.audit.clone(),
             telemetry: config.telemetry.clone(),
             limits: config.limits,
@@ -57,13 +60,13 @@ impl Fixed {
 
     /// The sections that differ, by their names in the file.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
-        let Self { profile, agent, listen, tls, task, audit, telemetry, limits } = self;
+        let Self { profile, agent, identity, listen, tls, tasks, audit, telemetry, limits } = self;
         let sections = [
             ("profile", *profile != other.profile),
-            ("agent", *agent != other.agent),
+            ("agent", *agent != other.agent || *identity != other.identity),
             ("listen", *listen != other.listen),
             ("tls", *tls != other.tls),
-            ("tasks", *task != other.task),
+            ("tasks", *tasks != other.tasks),
             ("audit", *audit != other.audit),
             ("telemetry", *telemetry != other.telemetry),
             ("limits", *limits != other.limits),

@@ -4,10 +4,11 @@
 
 mod credentials;
 mod destinations;
+mod identity;
 mod telemetry;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -15,13 +16,16 @@ use std::{
 
 use super::{
     Agent, Audit, Config, Durability, File, Fixed, Level, Limits, Listen, Mode, Policy, Problems, Profile, Rotation,
-    StaticTask, Tls,
+    StaticTask, Tasks, Tls,
     document::{Document, Place},
     file,
-    settings::{self, IdentityKind, Settings, StateKind, TaskSource},
+    settings::{self, Settings, StateKind, TaskSource},
     values::{Period, Size},
 };
-use crate::kubernetes::{Capture, assurance::Claim};
+use crate::{
+    identity::Id,
+    kubernetes::{Capture, assurance::Claim},
+};
 
 impl Config {
     /// Reads and checks a file.
@@ -57,7 +61,8 @@ pub fn read(
     file_name: &str,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Settings, Config), Problems> {
-    let mut check = Check { document: Document::read(text, file_name, env)?, base: base_dir, env };
+    let document = Document::read(text, file_name, env)?;
+    let mut check = Check { document, used: BTreeSet::new(), base: base_dir, env };
     let credentials = credentials::settle(&mut check.document);
     let Some(mut settings) = check.document.settle::<Settings>(&Place::root()) else {
         return Err(check.document.into_problems());
@@ -77,6 +82,8 @@ pub fn read(
 /// configuration with a problem is not handed out.
 struct Check<'a> {
     document: Document,
+    /// The credentials that some destination has.
+    used: BTreeSet<String>,
     base: &'a Path,
     env: &'a dyn Fn(&str) -> Option<String>,
 }
@@ -88,22 +95,37 @@ impl Check<'_> {
             let message = "shadow forwards what policy denies, which the profiles strict and locked rule out";
             self.document.report(&at(&["mode"]), message);
         }
+        self.used = settings.destinations.values().filter_map(|destination| destination.credential.clone()).collect();
         let credentials = credentials::declarations(self, &settings.credentials);
+        let (id, identity) = identity::identity(self, settings.agent.identity.as_ref());
         Config {
             file: None,
             mode: settings.mode,
             profile: settings.profile,
-            agent: self.agent(&settings.agent),
+            agent: self.agent(&settings.agent, id),
+            identity,
             listen: self.listen(&settings.listen),
             tls: self.tls(&settings.tls),
             upstreams: destinations::upstreams(self, &settings.destinations, &credentials),
             credentials,
             policy: self.policy(&settings.policy),
-            task: self.task(&settings.tasks),
+            revocation_journal: self.journal(settings),
+            tasks: self.tasks(&settings.tasks),
             audit: self.audit(&settings.audit, settings.profile),
             telemetry: telemetry::telemetry(self, &settings.telemetry),
             limits: self.limits(&settings.limits),
             pod: self.pod(),
+        }
+    }
+
+    /// Where the authority is kept over a restart, so is what the restart has to revoke.
+    fn journal(&mut self, settings: &Settings) -> Option<PathBuf> {
+        match &settings.state.journal {
+            Some(path) => Some(self.path(&at(&["state", "journal"]), path)),
+            None => {
+                let kept = settings.tls.authority.dir.as_ref()?;
+                Some(self.path(&at(&["tls", "authority", "dir"]), kept).join("revocations.jsonl"))
+            }
         }
     }
 
@@ -132,9 +154,6 @@ impl Check<'_> {
     }
 
     fn refuse_unavailable(&mut self, settings: &Settings) {
-        if settings.listen.admin.is_some() {
-            self.unavailable(&at(&["listen", "admin"]), "the admin API");
-        }
         if !settings.policy.bundles.is_empty() {
             self.unavailable(&at(&["policy", "bundles"]), "fetching bundles");
         }
@@ -156,20 +175,10 @@ impl Check<'_> {
         }
     }
 
-    fn agent(&mut self, agent: &settings::Agent) -> Agent {
-        let place = at(&["agent", "identity"]);
-        let mut id = String::new();
-        match &agent.identity {
-            None => self.document.report(&place, "is required: {kind: static, id: …}"),
-            Some(identity) => match identity.kind {
-                IdentityKind::Spiffe => self.unavailable(&place.key("kind"), "spiffe"),
-                IdentityKind::Kubernetes => self.unavailable(&place.key("kind"), "kubernetes"),
-                IdentityKind::Static => id = self.required(&place.key("id"), identity.id.as_deref()),
-            },
-        }
+    fn agent(&mut self, agent: &settings::Agent, id: Id) -> Agent {
         let name = match &agent.name {
             Some(name) => self.required(&at(&["agent", "name"]), Some(name)),
-            None => id.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default().to_owned(),
+            None => identity::name(self, &id),
         };
         Agent {
             id,
@@ -203,7 +212,8 @@ impl Check<'_> {
                 self.document.report(&at(&["listen", key]), format!("overlaps with the address of listen.{other}"));
             }
         }
-        Listen { proxy: listen.proxy, transparent: listen.transparent, dns: listen.dns, health: listen.health }
+        let admin = listen.admin.as_ref().map(|path| self.path(&at(&["listen", "admin"]), path));
+        Listen { proxy: listen.proxy, transparent: listen.transparent, dns: listen.dns, health: listen.health, admin }
     }
 
     fn tls(&mut self, tls: &settings::Tls) -> Tls {
@@ -247,16 +257,28 @@ impl Check<'_> {
         }
     }
 
-    fn task(&mut self, tasks: &settings::Tasks) -> Option<StaticTask> {
+    fn tasks(&mut self, tasks: &settings::Tasks) -> Tasks {
         let place = at(&["tasks", "source"]);
         let sources = tasks.source.as_deref();
         for (index, source) in sources.unwrap_or_default().iter().enumerate() {
             match source {
                 TaskSource::TxnToken => self.unavailable(&place.index(index), "txn_token"),
-                TaskSource::Header => self.unavailable(&place.index(index), "header"),
-                TaskSource::Static => {}
+                TaskSource::Static if index + 1 < sources.map_or(0, <[_]>::len) => {
+                    self.document.report(&place.index(index), "static holds for every call, so it stands last");
+                }
+                TaskSource::Header | TaskSource::Static => {}
             }
         }
+        Tasks {
+            header: sources.is_none_or(|sources| sources.contains(&TaskSource::Header)),
+            fixed: self.static_task(tasks),
+            longest: self.positive(&at(&["tasks", "max_ttl"]), tasks.max_ttl),
+        }
+    }
+
+    fn static_task(&mut self, tasks: &settings::Tasks) -> Option<StaticTask> {
+        let place = at(&["tasks", "source"]);
+        let sources = tasks.source.as_deref();
         let named = sources.is_some_and(|sources| sources.contains(&TaskSource::Static));
         let Some(task) = &tasks.static_task else {
             if named && !self.document.wrote(&at(&["tasks", "static"])) {
@@ -267,8 +289,14 @@ impl Check<'_> {
         if sources.is_some() && !named {
             self.document.report(&place, "leaves out static, so tasks.static would have no effect");
         }
-        let purpose = self.required(&at(&["tasks", "static", "purpose"]), task.purpose.as_deref());
-        Some(StaticTask { purpose, ttl: self.positive(&at(&["tasks", "static", "ttl"]), task.ttl) })
+        let place = at(&["tasks", "static"]);
+        Some(StaticTask {
+            purpose: self.required(&place.key("purpose"), task.purpose.as_deref()),
+            ttl: self.positive(&place.key("ttl"), task.ttl),
+            idle: task.idle.map(|idle| self.positive(&place.key("idle"), idle)),
+            max_effect: task.max_effect,
+            ceiling: task.ceiling,
+        })
     }
 
     fn audit(&mut self, audit: &settings::Audit, profile: Profile) -> Audit {

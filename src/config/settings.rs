@@ -15,7 +15,13 @@ use super::{
     Classification, Durability, Mode, OtlpProtocol, Profile, TlsMode,
     values::{Period, Size},
 };
-pub use credential::{Credential, FileCredential, Later, OauthClient, OauthClientCredentials, Placement};
+use crate::call::Effect;
+pub use credential::{
+    AccountName, AwsCredential, AwsWebIdentity, Azure, BasicUser, ClientAssertion, Credential, FileCredential, Gcp,
+    GithubApp, IdentityProvider, Kubernetes, Mtls, Oauth, OauthClient, OauthToken, Placement, PodName, RequestedType,
+    SecretMethod, ShownType, SpiffeJwt, SpiffeX509, VaultAlgorithm, VaultAppRole, VaultAuth, VaultCertificate,
+    VaultCredential, VaultJwt, VaultKubernetes, VaultSecretId, VaultSigned,
+};
 
 /// The configuration of one Tollgate sidecar. `${NAME}` in a value stands for the environment variable NAME.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -70,8 +76,20 @@ pub struct Agent {
 pub struct Identity {
     /// Where the identity comes from.
     pub kind: IdentityKind,
-    /// For `static`: the identity. Example: `spiffe://example.org/ns/a/sa/triage`.
+    /// The identity. Required for `static`. For the others, the one that must be proven; what proves another is refused.
+    /// Example: `spiffe://example.org/ns/a/sa/triage`.
     pub id: Option<String>,
+    /// For `spiffe`: where the Workload API is. Default: what the variable SPIFFE_ENDPOINT_SOCKET says.
+    /// Example: `unix:///run/spire/agent.sock`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// For `kubernetes`: the projected token. Default: where the injector mounts it.
+    /// Example: `/var/run/secrets/tollgate.dev/identity/token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<PathBuf>,
+    /// For `kubernetes`: the first part of the identity. Default: the injector's, or `cluster.local`. Example: `example.org`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_domain: Option<String>,
 }
 
 /// Where a workload identity comes from.
@@ -80,10 +98,21 @@ pub struct Identity {
 pub enum IdentityKind {
     /// From `id` in this file.
     Static,
-    /// From the SPIFFE Workload API. Not available in this version.
+    /// From the SPIFFE Workload API.
     Spiffe,
-    /// From a projected service account token. Not available in this version.
+    /// From a projected service account token.
     Kubernetes,
+}
+
+impl IdentityKind {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Spiffe => "spiffe",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
 }
 
 /// Addresses to listen on.
@@ -98,7 +127,7 @@ pub struct Listen {
     pub dns: Option<SocketAddr>,
     /// `/livez`, `/readyz`, `/startupz` and `/metrics`, read only. Example: `0.0.0.0:15020`.
     pub health: Option<SocketAddr>,
-    /// The admin API's Unix socket. Not available in this version. Example: `/run/tollgate/admin.sock`.
+    /// The admin API's Unix socket; for root and the sidecar's own user. Example: `/run/tollgate/admin.sock`.
     pub admin: Option<PathBuf>,
 }
 
@@ -164,8 +193,13 @@ pub struct Destination {
     pub environment: String,
     /// The most sensitive data that may be sent there. Example: `internal`.
     pub classification: Classification,
+    /// What is done with the secrets that the agent sends there.
+    pub secrets: Secrets,
     /// The credential that is put onto permitted calls, by its name under `credentials`. Example: `github`.
     pub credential: Option<String>,
+    /// What clients are given in place of that credential: it looks like one and is worth nothing. In the credential's slot it
+    /// is replaced, anywhere else the call is refused. At least 16 characters. Example: `ghp_tollgate000000000000`.
+    pub placeholder: Option<String>,
 }
 
 impl Default for Destination {
@@ -180,9 +214,26 @@ impl Default for Destination {
             zone: "internet".to_owned(),
             environment: String::new(),
             classification: Classification::Internal,
+            secrets: Secrets::default(),
             credential: None,
+            placeholder: None,
         }
     }
+}
+
+/// What is done with the secrets that the agent sends to a destination. By itself heads lose them, and bodies are not
+/// looked into, but for messages of MCP, where they are recorded.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Secrets {
+    /// What is done with all kinds that are not listed. Default: `strip` in heads, `redact` in bodies of HTTP, `observe` in
+    /// messages of MCP. Example: `refuse`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<crate::secret::Mode>,
+    /// What is done with one kind, by its name in `policy/secrets.yaml`. Example: `{github_pat: refuse}`.
+    pub kinds: BTreeMap<String, crate::secret::Mode>,
+    /// Whether bodies of JSON, forms and text are held, up to `limits.inspect_bytes`, and looked into. Example: `true`.
+    pub bodies: bool,
 }
 
 /// A class of address.
@@ -305,14 +356,22 @@ pub enum AnswerShape {
 }
 
 /// Which task a call belongs to.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tasks {
-    /// Where a call's task is looked for, first match wins. This version serves `[static]`, which is also the default.
+    /// Where a call's task is looked for, first match wins. Default: `[header, static]`.
     pub source: Option<Vec<TaskSource>>,
     /// The task of calls that name none.
     #[serde(rename = "static")]
     pub static_task: Option<StaticTask>,
+    /// The longest that a task may last that is opened at the admin API. Example: `24h`.
+    pub max_ttl: Period,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self { source: None, static_task: None, max_ttl: Period(Duration::from_secs(24 * 60 * 60)) }
+    }
 }
 
 /// Where a call's task is looked for.
@@ -321,7 +380,7 @@ pub struct Tasks {
 pub enum TaskSource {
     /// A transaction token. Not available in this version.
     TxnToken,
-    /// A header of the agent's. Not available in this version.
+    /// The handle of a task that was opened at the admin API, in the header `Tollgate-Task`.
     Header,
     /// `tasks.static`.
     Static,
@@ -337,6 +396,12 @@ pub struct StaticTask {
     /// How long after the start of the sidecar it ends. Example: `1h`.
     #[serde(default = "task_ttl")]
     pub ttl: Period,
+    /// How long it may be left alone before it ends. Default: for ever. Example: `30m`.
+    pub idle: Option<Period>,
+    /// The most that a call may do in it, for policy. Example: `write`.
+    pub max_effect: Option<Effect>,
+    /// The most sensitive data it may touch, for policy. Example: `internal`.
+    pub ceiling: Option<Classification>,
 }
 
 /// How people approve calls.
@@ -420,6 +485,11 @@ pub struct State {
     /// For `redis`: where it is. Example: `redis://redis:6379`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// Where credentials that have to be revoked are written down by name, never by value, so that a crash leaves none
+    /// behind. Default: `revocations.jsonl` in `tls.authority.dir`, where that is given. Example:
+    /// `/run/tollgate/revocations.jsonl`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal: Option<PathBuf>,
 }
 
 /// Which store keeps shared state.

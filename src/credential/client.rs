@@ -1,4 +1,4 @@
-//! Speaks to the issuers of credentials: one form is posted, one small answer comes back.
+//! Speaks to the issuers of credentials: one small request, one small answer.
 //!
 //! The roots that verify origins verify issuers. Redirects are never followed, cleartext goes to loopback addresses
 //! only, and both time and size of an answer are bounded.
@@ -6,7 +6,7 @@
 use std::{error::Error as _, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, uri::Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, uri::Scheme};
 use http_body_util::{BodyExt, Full};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -43,14 +43,26 @@ impl Client {
     }
 
     /// Posts a form and reads the whole answer, whatever its status.
-    pub(super) async fn post(&self, endpoint: &str, authorization: HeaderValue, form: Form) -> Result<Answer, Failure> {
-        let uri = checked(endpoint)?;
-        let mut request =
-            Request::post(uri).body(Full::new(Bytes::from_owner(form.0))).expect("a checked URI is valid");
-        let headers = request.headers_mut();
-        headers.insert(header::AUTHORIZATION, authorization);
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    pub(super) async fn post(&self, endpoint: &str, mut headers: HeaderMap, form: Form) -> Result<Answer, Failure> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        self.call(Method::POST, endpoint, headers, form.0).await
+    }
+
+    /// Sends one request and reads the whole answer, whatever its status. `Accept` is JSON unless the headers say
+    /// otherwise.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        endpoint: &str,
+        headers: HeaderMap,
+        body: Zeroizing<Vec<u8>>,
+    ) -> Result<Answer, Failure> {
+        let mut request = Request::new(Full::new(Bytes::from_owner(body)));
+        *request.method_mut() = method;
+        *request.uri_mut() = checked(endpoint)?;
+        *request.headers_mut() = headers;
+        let headers = request.headers_mut();
+        headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
         match timeout(WHOLE_CALL, self.exchange(request)).await {
             Ok(outcome) => outcome,
@@ -71,7 +83,7 @@ impl Client {
             }
             body.extend_from_slice(data);
         }
-        Ok(Answer { status: parts.status, retry_after: retry_after(&parts.headers), body })
+        Ok(Answer { status: parts.status, retry_after: retry_after(&parts.headers), headers: parts.headers, body })
     }
 }
 
@@ -94,17 +106,23 @@ impl Form {
         }
         Self(form)
     }
+
+    /// The form as a body.
+    pub(super) fn into_body(self) -> Zeroizing<Vec<u8>> {
+        self.0
+    }
 }
 
 /// What an issuer answered.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
+    pub(super) headers: HeaderMap,
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
 /// The endpoint, if a secret may be sent there.
-fn checked(endpoint: &str) -> Result<Uri, Failure> {
+pub(super) fn checked(endpoint: &str) -> Result<Uri, Failure> {
     let refused = |why| Failure::new(CredentialRefusal::Unavailable, why);
     let uri: Uri = endpoint.parse().map_err(|_| refused("the endpoint is not a URL"))?;
     let host = uri.host().ok_or_else(|| refused("the endpoint is not an absolute URL"))?;
@@ -155,9 +173,8 @@ mod tests {
     };
 
     async fn post(endpoint: &str) -> Result<Answer, Failure> {
-        client()
-            .post(endpoint, HeaderValue::from_static("Basic canary"), Form::new(&[("a b", "c&d=é"), ("e", "")]))
-            .await
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Basic canary"))]);
+        client().post(endpoint, headers, Form::new(&[("a b", "c&d=é"), ("e", "")])).await
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -18,7 +18,10 @@ use super::client::Client;
 /// One request that an endpoint saw.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
+    pub(super) method: Method,
     pub(super) path: String,
+    pub(super) query: String,
+    pub(super) headers: HeaderMap,
     pub(super) authorization: String,
     pub(super) body: String,
 }
@@ -77,6 +80,11 @@ impl Endpoint {
         Self { address, seen, _serving: serving }
     }
 
+    /// Where it listens, with no path.
+    pub(super) fn base(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     pub(super) fn url(&self) -> String {
         format!("http://{}/token", self.address)
     }
@@ -124,7 +132,10 @@ async fn answer(
     let body = body.collect().await.unwrap().to_bytes();
     let authorization = parts.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
     let request = Seen {
+        method: parts.method,
         path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: parts.headers,
         authorization: authorization.unwrap_or_default(),
         body: String::from_utf8(body.to_vec()).unwrap(),
     };

@@ -42,6 +42,25 @@ impl Entries {
         });
     }
 
+    /// Forgets these, and marks them as gone for those who hold them.
+    pub(super) fn forget(&mut self, these: impl Fn(&Entry) -> bool) {
+        self.keep(|entry| {
+            let gone = these(entry);
+            if gone {
+                entry.set_gone();
+            }
+            !gone
+        });
+    }
+
+    /// Whoever serves the credential of this partition.
+    pub(super) fn serving(&self, partition: u64) -> Option<Arc<Entry>> {
+        let mut entries = self.by_digest.values().flatten();
+        let serves =
+            |entry: &&Arc<Entry>| entry.held.load().as_ref().is_some_and(|held| held.credential.partition == partition);
+        entries.find(serves).cloned()
+    }
+
     pub(super) fn clear(&mut self) {
         self.keep(|_| false);
     }

@@ -4,7 +4,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -12,9 +12,12 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use tokio::{sync::Mutex, time::Instant};
-use zeroize::Zeroizing;
 
-use super::{Credential, Declaration, Failure, file::Stamp, revocation::Token};
+use super::{
+    Credential, Declaration, Failure,
+    mint::Handle,
+    revocation::{Cause, Given},
+};
 use crate::{config::Upstream, policy::Obligations, refusal::CredentialRefusal, task::Task};
 
 /// One moment by both clocks: the wall's can be set, the monotonic one stands still while the machine sleeps.
@@ -56,8 +59,8 @@ pub(super) struct Entry {
     pub(super) declaration: Arc<Declaration>,
     /// The destination as it was configured: under one name a reload may lead elsewhere.
     pub(super) upstream: Arc<Upstream>,
-    task: Arc<str>,
-    pub(super) task_ends: Option<SystemTime>,
+    /// What it is asked for; only its identifier, its epoch and its end tell it from another.
+    pub(super) task: Task,
     scopes: Option<Vec<Arc<str>>>,
     /// The life that policy allows, where it is bound.
     pub(super) max_ttl: Option<Duration>,
@@ -68,6 +71,7 @@ pub(super) struct Entry {
     /// When to refresh ahead, in milliseconds since the store was opened; [`NEVER`] while that is under way.
     due: AtomicU64,
     gone: AtomicBool,
+    rotations: std::sync::Mutex<Rotations>,
 }
 
 impl Entry {
@@ -75,15 +79,25 @@ impl Entry {
         Self {
             declaration: Arc::clone(wanted.declaration),
             upstream: Arc::clone(wanted.upstream),
-            task: Arc::clone(&wanted.task.id),
-            task_ends: wanted.task.expires_at,
+            task: wanted.task.clone(),
             scopes: wanted.obligations.scopes.clone(),
             max_ttl: wanted.obligations.max_ttl,
             held: ArcSwapOption::empty(),
             gate: Arc::default(),
             due: AtomicU64::new(NEVER),
             gone: AtomicBool::new(false),
+            rotations: std::sync::Mutex::default(),
         }
+    }
+
+    /// What is left of its task, where that ends.
+    pub(super) fn task_left(&self, now: Now) -> Option<Duration> {
+        self.task.expires_at.map(|end| end.duration_since(now.wall).unwrap_or_default())
+    }
+
+    /// How long it may be served by policy and by its task, where either says so.
+    pub(super) fn bound(&self, now: Now) -> Option<Duration> {
+        [self.max_ttl, self.task_left(now)].into_iter().flatten().min()
     }
 
     /// Whether this is what is wanted. A declaration or destination that was changed by a reload is another one. Where
@@ -92,23 +106,31 @@ impl Entry {
         let Wanted { declaration, upstream, obligations, task } = wanted;
         self.declaration == **declaration
             && self.upstream == **upstream
-            && self.task == task.id
-            && self.task_ends == task.expires_at
+            && self.task.id == task.id
+            && self.task.epoch == task.epoch
+            && self.task.expires_at == task.expires_at
             && self.scopes == obligations.scopes
             && self.max_ttl == obligations.max_ttl
     }
 
-    /// A token of its own, to be kept until it is ended.
-    pub(super) fn token(&self, value: Zeroizing<String>, expires: Instant) -> Token {
-        Token { value, declaration: Arc::clone(&self.declaration), upstream: Arc::clone(&self.upstream), expires }
+    /// What was minted for it, to be kept until it is ended.
+    pub(super) fn given(&self, handle: Handle, expires: Instant) -> Given {
+        let cause = Cause { upstream: Arc::clone(&self.upstream), task: Arc::clone(&self.task.id) };
+        Given {
+            handle,
+            declaration: Arc::clone(&self.declaration),
+            cause: Some(cause),
+            expires,
+            ending: AtomicBool::new(false),
+        }
     }
 
-    /// From now on nothing is minted for it: its declaration or its destination is no longer configured.
+    /// From now on nothing is minted for it: its task has ended, or its destination is no longer configured so.
     pub(super) fn set_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
     }
 
-    /// Whether its declaration or its destination is no longer configured.
+    /// Whether its task has ended, or its destination is no longer configured so.
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }
@@ -123,8 +145,25 @@ impl Entry {
     pub(super) fn asked(&self) -> Vec<&str> {
         match &self.scopes {
             Some(scopes) => scopes.iter().map(|scope| &**scope).collect(),
-            None => self.declaration.scopes().iter().map(String::as_str).collect(),
+            None => self.declaration.source.scopes().iter().map(String::as_str).collect(),
         }
+    }
+
+    /// Whether what is served may be given up before its time. Whoever asks is told so once in a while, and less often the
+    /// more often it asks.
+    pub(super) fn may_rotate(&self, now: Instant) -> bool {
+        self.rotations.lock().unwrap_or_else(PoisonError::into_inner).take(now)
+    }
+
+    /// Serves it no longer, if it still is the one of this partition.
+    pub(super) fn drop_held(&self, partition: u64) -> bool {
+        let held = self.held.load();
+        let is_it = held.as_ref().is_some_and(|held| held.credential.partition == partition);
+        if is_it {
+            // Whoever stored another one in between keeps it.
+            self.held.compare_and_swap(&held, None);
+        }
+        is_it
     }
 
     /// Whether to refresh at this moment. Only one caller is told so.
@@ -158,14 +197,36 @@ pub(super) struct Held {
     pub(super) wall_until: Option<SystemTime>,
     /// When to refresh ahead, where that is of use.
     pub(super) refresh_at: Option<Instant>,
-    /// The file that it was read from, as it was.
-    pub(super) stamp: Option<Stamp>,
 }
 
 impl Held {
     /// Whether both clocks agree that it may be served.
     pub(super) fn serves(&self, now: Now) -> bool {
         now.monotonic < self.until && self.wall_until.is_none_or(|end| now.wall < end)
+    }
+}
+
+/// When a credential may be given up again before its time.
+#[derive(Debug, Default)]
+struct Rotations {
+    next: Option<Instant>,
+    pause: Duration,
+}
+
+impl Rotations {
+    fn take(&mut self, now: Instant) -> bool {
+        let Some(next) = self.next else { return self.begin(now, FIRST_ROTATION_PAUSE) };
+        if now < next {
+            return false;
+        }
+        let quiet = now.duration_since(next) > self.pause;
+        let pause = if quiet { FIRST_ROTATION_PAUSE } else { (self.pause * 2).min(LONGEST_ROTATION_PAUSE) };
+        self.begin(now, pause)
+    }
+
+    fn begin(&mut self, now: Instant, pause: Duration) -> bool {
+        (self.next, self.pause) = (Some(now + pause), pause);
+        true
     }
 }
 
@@ -199,6 +260,9 @@ impl BackOff {
 /// No moment to refresh at.
 pub(super) const NEVER: u64 = u64::MAX;
 
+const FIRST_ROTATION_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_ROTATION_PAUSE: Duration = Duration::from_secs(300);
+
 /// After the first failure.
 pub(super) const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -224,6 +288,17 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_is_given_up_less_often_the_more_often_that_is_wanted() {
+        let now = Instant::now();
+        let mut rotations = Rotations::default();
+        let taken: Vec<u64> = (0..600).filter(|second| rotations.take(now + Duration::from_secs(*second))).collect();
+        assert_eq!(taken, [0, 10, 30, 70, 150, 310]);
+        assert!(rotations.take(now + Duration::from_secs(3600)));
+        assert!(!rotations.take(now + Duration::from_secs(3605)));
+        assert!(rotations.take(now + Duration::from_secs(3611)));
+    }
+
+    #[test]
     fn an_issuer_may_ask_for_more_time_within_bounds() {
         let (now, most) = (Now::read(), Duration::from_secs(30));
         for (asked, given) in [(0, 1), (7, 7), (3600, 60), (u64::MAX, 60)] {
@@ -242,15 +317,14 @@ mod tests {
         let credential = || {
             let declaration = Declaration {
                 name: "c".into(),
-                source: super::super::Source::File { file: "/f".into(), owner: "o".into(), expires: None },
+                source: super::super::testing::register("/f"),
                 placement: super::super::Placement::Bearer,
                 max_ttl: second,
             };
             let seal = super::super::Seal { fingerprint: "0".into(), partition: 1 };
-            Arc::new(Credential::new(&declaration, "v", None, seal).unwrap())
+            Arc::new(Credential::new(&declaration, super::super::testing::value("v"), None, seal).unwrap())
         };
-        let held =
-            |until, wall_until| Held { credential: credential(), until, wall_until, refresh_at: None, stamp: None };
+        let held = |until, wall_until| Held { credential: credential(), until, wall_until, refresh_at: None };
         assert!(held(now.monotonic + second, None).serves(now));
         assert!(held(now.monotonic + second, Some(now.wall + second)).serves(now));
         assert!(!held(now.monotonic, None).serves(now));

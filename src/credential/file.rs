@@ -1,78 +1,67 @@
 //! The exception register: long-lived secrets in files, read again when the file changes.
 //!
-//! Whether a file changed is asked of the file system, not of a watcher: a missed event can't keep an old secret alive.
+//! A file in use is read once a second, not watched: a missed event can't keep an old secret alive.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, File},
     io::Read,
-    os::unix::fs::MetadataExt,
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::{
+    Failure,
+    mint::{Asking, Life, Minted, Secret, Unusable},
+};
 use crate::refusal::CredentialRefusal;
 
-/// What tells one state of a file from another. Follows links, as mounted secrets are swapped by a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    place: (u64, u64),
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+/// A long-lived secret that is used although it is one: with somebody who answers for it, and an end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Register {
+    /// The file; trailing line breaks are not part of the secret.
+    pub file: PathBuf,
+    /// Who answers for it.
+    pub owner: String,
+    /// When the exception ends.
+    pub expires: Option<SystemTime>,
 }
 
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            place: (metadata.dev(), metadata.ino()),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
+impl Register {
+    /// What the file says now.
+    pub(super) async fn mint(&self, asking: &Asking<'_>) -> Result<Minted, Unusable> {
+        let now = SystemTime::now();
+        if self.expires.is_some_and(|end| end <= now) {
+            return Err(Failure::new(CredentialRefusal::Expired, "the exception has ended").into());
         }
-    }
-
-    /// Whether a further change would show: one in the same tick of the file system's clock would not.
-    fn is_settled(&self, now: SystemTime) -> bool {
-        let changed = UNIX_EPOCH + Duration::from_secs(self.changed.0.try_into().unwrap_or_default());
-        now.duration_since(changed).is_ok_and(|age| age > TICK)
+        let outlives = |life| self.expires.is_none_or(|end| now.checked_add(life).is_some_and(|most| end > most));
+        if asking.bound.is_some_and(outlives) {
+            let detail = "policy bounds the life of this credential, and nobody can end one from a file";
+            return Err(Failure::new(CredentialRefusal::LifetimeExceeded, detail).into());
+        }
+        let secret = Secret::Value(read(&self.file).await?);
+        Ok(Minted { secret, life: Life::Standing { ends: self.expires, again: RECHECK }, handle: None })
     }
 }
 
-/// What a look at a file shows.
-pub(super) enum Look {
-    /// The same as last time.
-    Unchanged,
-    /// A value, and the stamp to compare with next time; none when the file is too fresh to be told by its stamp.
-    Read(Zeroizing<String>, Option<Stamp>),
-}
-
-/// Looks at a file, and reads it unless it still bears the stamp of the last time. Off the runtime's threads, as a
-/// mounted file system may hang.
-pub(super) async fn look(path: &Path, last: Option<Stamp>) -> Result<Look, Failure> {
+/// The secret in a file, without trailing line breaks. Read off the runtime's threads, as a mounted file system may hang.
+pub(super) async fn read(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let path = path.to_owned();
-    let looked = tokio::task::spawn_blocking(move || look_now(&path, last)).await;
-    looked.unwrap_or_else(|_| Err(unavailable("reading the file failed")))
+    let read = tokio::task::spawn_blocking(move || read_now(&path)).await;
+    read.unwrap_or_else(|_| Err(unavailable("reading the file failed")))
 }
 
-fn look_now(path: &Path, last: Option<Stamp>) -> Result<Look, Failure> {
+fn read_now(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let metadata = fs::metadata(path).map_err(|error| unavailable(&error.to_string()))?;
     // Opening a pipe would wait for a writer.
     if !metadata.is_file() {
         return Err(unavailable("not a regular file"));
     }
-    if last == Some(Stamp::of(&metadata)) {
-        return Ok(Look::Unchanged);
-    }
-    let mut file = File::open(path).map_err(|error| unavailable(&error.to_string()))?;
-    let stamp = Stamp::of(&file.metadata().map_err(|error| unavailable(&error.to_string()))?);
-    let value = read(&mut file)?;
-    Ok(Look::Read(value, Some(stamp).filter(|stamp| stamp.is_settled(SystemTime::now()))))
+    read_whole(&mut File::open(path).map_err(|error| unavailable(&error.to_string()))?)
 }
 
-fn read(file: &mut File) -> Result<Zeroizing<String>, Failure> {
+fn read_whole(file: &mut File) -> Result<Zeroizing<String>, Failure> {
     // Room for the largest file at once: growing would leave copies behind.
     let mut bytes = Zeroizing::new(vec![0; LARGEST + 1]);
     let mut length = 0;
@@ -101,8 +90,8 @@ fn unavailable(detail: &str) -> Failure {
 /// A secret is a few kilobytes at most.
 const LARGEST: usize = 64 * 1024;
 
-/// Coarser than the clock of any file system that secrets are mounted from.
-const TICK: Duration = Duration::from_secs(2);
+/// How often a file is looked at, at most.
+const RECHECK: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -111,11 +100,7 @@ mod tests {
     async fn read_from(content: &[u8]) -> Result<String, CredentialRefusal> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), content).unwrap();
-        match look(file.path(), None).await {
-            Ok(Look::Read(value, _)) => Ok(value.to_string()),
-            Ok(Look::Unchanged) => panic!("nothing to compare with"),
-            Err(failure) => Err(failure.refusal),
-        }
+        read(file.path()).await.map(|value| value.to_string()).map_err(|failure| failure.refusal)
     }
 
     #[tokio::test]
@@ -138,27 +123,8 @@ mod tests {
     async fn what_is_not_a_readable_file_is_unavailable() {
         let directory = tempfile::tempdir().unwrap();
         for path in [directory.path(), &directory.path().join("missing"), Path::new("/dev/null")] {
-            let failure = look(path, None).await.err().expect("not a file");
+            let failure = read(path).await.expect_err("not a file");
             assert_eq!(failure.refusal, CredentialRefusal::Unavailable, "{}", path.display());
         }
-    }
-
-    #[tokio::test]
-    async fn an_unchanged_file_is_not_read_again() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "one").unwrap();
-        let stamp = Stamp::of(&fs::metadata(file.path()).unwrap());
-        assert!(matches!(look(file.path(), Some(stamp)).await, Ok(Look::Unchanged)));
-        fs::write(file.path(), "other").unwrap();
-        assert!(matches!(look(file.path(), Some(stamp)).await, Ok(Look::Read(value, _)) if *value == "other"));
-    }
-
-    #[test]
-    fn a_fresh_file_cannot_be_told_by_its_stamp() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let stamp = Stamp::of(&file.as_file().metadata().unwrap());
-        let now = SystemTime::now();
-        assert!(!stamp.is_settled(now));
-        assert!(stamp.is_settled(now + 2 * TICK));
     }
 }

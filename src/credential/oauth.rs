@@ -1,383 +1,228 @@
-//! OAuth 2.0 client credentials (RFC 6749 section 4.4) and revocation (RFC 7009).
+//! OAuth 2.0 issuers: four grants, and one way of asking.
 //!
-//! An answer is taken only if it is exactly what was asked for: a bearer token, with a life that is told and not longer
-//! than allowed, and without a scope that was not asked for. A token that can't be used is handed back to be revoked.
+//! An answer is taken only if it is exactly what was asked for: of the right kind, with a life that is told and not
+//! longer than allowed, for no other audience and without a scope that was not asked for. A token that can't be used is
+//! handed back to be revoked (RFC 7009). A refresh token is wiped unread: nothing here outlives its access token.
 
-use std::time::Duration;
+pub mod authentication;
+pub mod server;
+pub mod shown;
+pub mod target;
 
-use http::{HeaderValue, StatusCode};
-use percent_encoding::utf8_percent_encode;
-use serde::{Deserialize, Deserializer};
-use tokio::time::sleep;
+mod answer;
+pub(super) mod dpop;
+mod id_jag;
+pub(super) mod metadata;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{
-    Failure, SecretPlace, Source, UNRESERVED, basic_pair,
-    client::{Answer, Client, Form},
-    file::{self, Look},
-    sensitive,
+    Failure, SecretPlace,
+    client::Form,
+    mint::{Asking, Handle, Minted, Tools, Unusable},
 };
 use crate::refusal::CredentialRefusal;
+use answer::Expected;
+pub use id_jag::IdJag;
+use server::Server;
+use shown::{Shown, TokenType, Typed};
+use target::Target;
 
-/// An authorization server, and who we are there.
-#[derive(Clone, Copy)]
-pub(super) struct Issuer<'a> {
-    token_endpoint: &'a str,
-    revocation_endpoint: Option<&'a str>,
-    client_id: &'a str,
-    client_secret: &'a SecretPlace,
-    audience: Option<&'a str>,
+/// A token that an OAuth 2.0 issuer gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Oauth {
+    /// Why it is given.
+    pub grant: Grant,
+    /// Who gives it.
+    pub server: Server,
+    /// What it is good for.
+    pub target: Target,
+    /// Whether it is bound to a key of ours (RFC 9449), so that it is worth nothing to whoever finds it.
+    pub dpop: bool,
 }
 
-/// A token as the issuer gave it.
-pub(super) struct Token {
-    pub(super) value: Zeroizing<String>,
-    pub(super) life: Duration,
+/// Why a token is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grant {
+    /// Because it is us who ask (RFC 6749 section 4.4).
+    ClientCredentials,
+    /// In exchange for another token (RFC 8693).
+    TokenExchange(TokenExchange),
+    /// For an assertion (RFC 7523).
+    JwtBearer(Shown),
+    /// For an assertion that another issuer, which both trust, gives about whoever a token is of.
+    IdJag(Box<IdJag>),
 }
 
-/// Why there is no token, and the one that was given all the same, which should be revoked.
-pub(super) struct Unusable {
-    pub(super) failure: Failure,
-    pub(super) token: Option<Zeroizing<String>>,
+/// What is exchanged (RFC 8693 section 2.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenExchange {
+    /// On whose behalf.
+    pub subject: Typed,
+    /// Who acts, where that is somebody else.
+    pub actor: Option<Typed>,
+    /// What is wanted for it.
+    pub wants: TokenType,
 }
 
-impl From<Failure> for Unusable {
-    fn from(failure: Failure) -> Self {
-        Self { failure, token: None }
+impl Oauth {
+    /// The kind as it stands in configuration.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.grant {
+            Grant::ClientCredentials => "oauth_client_credentials",
+            Grant::TokenExchange(_) => "oauth_token_exchange",
+            Grant::JwtBearer(_) => "oauth_jwt_bearer",
+            Grant::IdJag(_) => "id_jag",
+        }
     }
-}
 
-impl<'a> Issuer<'a> {
-    /// The issuer behind this source, if it is one.
-    pub(super) fn of(source: &'a Source) -> Option<Self> {
-        match source {
-            Source::File { .. } => None,
-            Source::OauthClientCredentials {
-                token_endpoint,
-                revocation_endpoint,
-                client_id,
-                client_secret,
-                audience,
-                scopes: _,
-            } => Some(Self {
-                token_endpoint,
-                revocation_endpoint: revocation_endpoint.as_deref(),
-                client_id,
-                client_secret,
-                audience: audience.as_deref(),
-            }),
+    pub(super) fn revocable(&self) -> bool {
+        self.server.revocable()
+    }
+
+    pub(super) fn scopes(&self) -> &[String] {
+        &self.target.scopes
+    }
+
+    pub(super) fn own_secrets(&self) -> Vec<&SecretPlace> {
+        let shown = match &self.grant {
+            Grant::ClientCredentials => Vec::new(),
+            Grant::TokenExchange(TokenExchange { subject, actor, .. }) => subject
+                .shown
+                .secret()
+                .into_iter()
+                .chain(actor.as_ref().and_then(|actor| actor.shown.secret()))
+                .collect(),
+            Grant::JwtBearer(assertion) => assertion.secret().into_iter().collect(),
+            Grant::IdJag(jag) => jag.own_secrets(),
+        };
+        self.server.client.secret().into_iter().chain(shown).collect()
+    }
+
+    /// Who is asked first.
+    pub(super) fn issuer(&self) -> &str {
+        match &self.grant {
+            Grant::ClientCredentials | Grant::TokenExchange(_) | Grant::JwtBearer(_) => self.server.name(),
+            Grant::IdJag(jag) => jag.provider.name(),
         }
     }
 
     /// Asks for a token with these scopes that lives no longer than this.
-    pub(super) async fn mint(&self, client: &Client, scopes: &[&str], longest: Duration) -> Result<Token, Unusable> {
-        let scope = scopes.join(" ");
-        let mut fields = vec![("grant_type", "client_credentials")];
-        if !scope.is_empty() {
-            fields.push(("scope", &scope));
-        }
-        if let Some(audience) = self.audience {
-            fields.push(("audience", audience));
-        }
-        let answer = client.post(self.token_endpoint, self.authorization().await?, Form::new(&fields)).await?;
-        match answer.status {
-            StatusCode::OK => read(&answer)?.accept(scopes, longest),
-            _ => Err(refused(&answer).into()),
-        }
+    pub(super) async fn mint(&self, asking: &Asking<'_>) -> Result<Minted, Unusable> {
+        let late = || Failure::new(CredentialRefusal::Timeout, format!("not done within {WHOLE_MINT:?}"));
+        timeout(WHOLE_MINT, self.ask(asking)).await.unwrap_or_else(|_| Err(late().into()))
     }
 
-    /// Ends a token. Tries again while the issuer is unwell, as the token is valid until it says otherwise.
-    pub(super) async fn revoke(&self, client: &Client, token: &str) -> Result<(), Failure> {
-        let endpoint = self.revocation_endpoint.ok_or_else(|| Failure::malformed("the issuer can't revoke"))?;
-        let mut pauses = PAUSES.iter();
-        loop {
-            let form = Form::new(&[("token", token), ("token_type_hint", "access_token")]);
-            let failure = match client.post(endpoint, self.authorization().await?, form).await {
-                Ok(answer) if answer.status == StatusCode::OK => return Ok(()),
-                Ok(answer) => refused(&answer),
-                Err(failure) => failure,
-            };
-            let unwell = matches!(failure.refusal, CredentialRefusal::Unavailable | CredentialRefusal::Timeout);
-            match pauses.next() {
-                Some(pause) if unwell => sleep(*pause).await,
-                _ => return Err(failure),
+    async fn ask(&self, asking: &Asking<'_>) -> Result<Minted, Unusable> {
+        let key = self.dpop.then(|| Arc::new(dpop::Key::generate()));
+        let fields = self.fields(asking).await?;
+        let answer = self.server.ask(asking.tools, &fields, key.as_deref()).await?;
+        let issued = match &self.grant {
+            Grant::TokenExchange(exchange) => Some(exchange.wants),
+            Grant::ClientCredentials | Grant::JwtBearer(_) | Grant::IdJag(_) => None,
+        };
+        let expected = Expected {
+            target: &self.target,
+            scopes: asking.scopes,
+            longest: asking.longest,
+            issued,
+            bound: key.is_some(),
+        };
+        answer::read(&answer)?.accept(&expected, key, self.revocable())
+    }
+
+    /// All that the request says, but for who asks.
+    async fn fields(&self, asking: &Asking<'_>) -> Result<Fields, Failure> {
+        let Self { server, target, .. } = self;
+        let mut fields;
+        match &self.grant {
+            Grant::ClientCredentials => {
+                fields = Fields::of("client_credentials");
+                target.ask(&mut fields, asking.scopes, target.audience.as_deref());
+            }
+            Grant::TokenExchange(exchange) => {
+                fields = exchange.fields(asking.tools, server).await?;
+                target.ask(&mut fields, asking.scopes, target.audience.as_deref());
+            }
+            Grant::JwtBearer(assertion) => {
+                fields = Fields::of(JWT_BEARER);
+                fields.take("assertion", assertion.read(asking.tools, server).await?);
+                target.ask(&mut fields, asking.scopes, target.audience.as_deref());
+            }
+            Grant::IdJag(jag) => {
+                fields = Fields::of(JWT_BEARER);
+                fields.take("assertion", jag.assertion(asking, self).await?);
+                // The assertion says the rest.
+                fields.scope(asking.scopes);
             }
         }
+        Ok(fields)
     }
 
-    /// `Basic`, with both parts encoded as in a form (RFC 6749 section 2.3.1).
-    async fn authorization(&self) -> Result<HeaderValue, Failure> {
-        let secret = match self.client_secret {
-            SecretPlace::Value(value) => value.0.clone(),
-            SecretPlace::File(path) => match file::look(path, None).await {
-                Ok(Look::Read(secret, _)) => secret,
-                Ok(Look::Unchanged) => return Err(Failure::malformed("the client's secret was not read")),
-                Err(failure) => {
-                    return Err(Failure { detail: format!("client secret: {}", failure.detail), ..failure });
-                }
-            },
-        };
-        let mut encoded = Zeroizing::new(String::with_capacity(3 * secret.len()));
-        encoded.extend(utf8_percent_encode(&secret, UNRESERVED));
-        let user = utf8_percent_encode(self.client_id, UNRESERVED).to_string();
-        sensitive(&["Basic ", &basic_pair(&user, &encoded)])
+    /// Ends a token (RFC 7009).
+    pub(super) async fn revoke(&self, tools: &Tools, handle: &Handle) -> Result<(), Failure> {
+        match handle {
+            Handle::Secret(token) => self.server.revoke(tools, token).await,
+            Handle::Reference(_) => Err(Failure::malformed("tokens are revoked by their value")),
+        }
     }
 }
 
-/// A successful answer (RFC 6749 section 5.1). What else it says is ignored, as the standard asks.
-#[derive(Deserialize)]
-struct TokenAnswer {
-    #[serde(deserialize_with = "wiped")]
-    access_token: Zeroizing<String>,
-    #[serde(default)]
-    token_type: String,
-    #[serde(default)]
-    expires_in: serde_json::Value,
-    scope: Option<String>,
-    /// Read only to be wiped: nothing here outlives its access token.
-    #[serde(default, rename = "refresh_token", deserialize_with = "wiped")]
-    _refresh_token: Zeroizing<String>,
+impl TokenExchange {
+    async fn fields(&self, tools: &Tools, server: &Server) -> Result<Fields, Failure> {
+        let mut fields = Fields::of(TOKEN_EXCHANGE);
+        let subject = self.subject.shown.read(tools, server).await.map_err(|failure| failure.about("subject"))?;
+        fields.take("subject_token", subject);
+        fields.add("subject_token_type", self.subject.token_type.urn());
+        if let Some(actor) = &self.actor {
+            let token = actor.shown.read(tools, server).await.map_err(|failure| failure.about("actor"))?;
+            fields.take("actor_token", token);
+            fields.add("actor_token_type", actor.token_type.urn());
+        }
+        fields.add("requested_token_type", self.wants.urn());
+        Ok(fields)
+    }
 }
 
-impl TokenAnswer {
-    fn accept(self, scopes: &[&str], longest: Duration) -> Result<Token, Unusable> {
-        match self.fault(scopes, longest) {
-            Err(failure) => Err(Unusable { failure, token: Some(self.access_token) }),
-            Ok(life) => Ok(Token { value: self.access_token, life }),
+/// The fields of a request, in their order.
+struct Fields(Vec<(&'static str, Zeroizing<String>)>);
+
+impl Fields {
+    fn of(grant_type: &str) -> Self {
+        let mut fields = Self(Vec::with_capacity(12));
+        fields.add("grant_type", grant_type);
+        fields
+    }
+
+    fn add(&mut self, name: &'static str, value: &str) {
+        self.take(name, Zeroizing::new(value.to_owned()));
+    }
+
+    fn take(&mut self, name: &'static str, value: Zeroizing<String>) {
+        self.0.push((name, value));
+    }
+
+    fn scope(&mut self, scopes: &[&str]) {
+        if !scopes.is_empty() {
+            self.add("scope", &scopes.join(" "));
         }
     }
 
-    /// The token's life, or what is wrong with the answer.
-    fn fault(&self, scopes: &[&str], longest: Duration) -> Result<Duration, Failure> {
-        if self.access_token.is_empty() || !self.access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Failure::malformed("`access_token` is empty or holds characters that it must not"));
-        }
-        if !self.token_type.eq_ignore_ascii_case("bearer") {
-            return Err(Failure::malformed("`token_type` is not `Bearer`"));
-        }
-        let life = match self.expires_in.as_u64() {
-            Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
-            _ => return Err(Failure::malformed("`expires_in` is missing or not a positive integer")),
-        };
-        if life > longest {
-            let detail = format!("the token lives {life:?}, allowed are {longest:?}");
-            return Err(Failure::new(CredentialRefusal::LifetimeExceeded, detail));
-        }
-        let given = self.scope.as_deref().unwrap_or_default();
-        if !scopes.is_empty() && given.split_ascii_whitespace().any(|each| !scopes.contains(&each)) {
-            return Err(Failure::new(CredentialRefusal::ScopeExceeded, "the token has a scope that was not asked for"));
-        }
-        Ok(life)
+    /// The form to post, with what says who asks.
+    fn form(&self, asks: &Self) -> Form {
+        let all = self.0.iter().chain(&asks.0).map(|(name, value)| (*name, value.as_str()));
+        Form::new(&all.collect::<Vec<_>>())
     }
 }
 
-fn read(answer: &Answer) -> Result<TokenAnswer, Failure> {
-    // The decoder would take an array for the fields in their order.
-    if answer.body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Failure::malformed("the answer is not a JSON object"));
-    }
-    // The decoder's own message could quote the answer.
-    serde_json::from_slice(&answer.body).map_err(|_| Failure::malformed("the answer is not a token response"))
-}
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
-/// What an answer other than 200 means.
-fn refused(answer: &Answer) -> Failure {
-    let status = answer.status;
-    let refusal = match status.as_u16() {
-        429 | 500..=599 => CredentialRefusal::Unavailable,
-        400..=499 => CredentialRefusal::Rejected,
-        _ => CredentialRefusal::Malformed,
-    };
-    let detail = match error_code(&answer.body) {
-        Some(code) => format!("the issuer answered {} {code}", status.as_u16()),
-        None => format!("the issuer answered {}", status.as_u16()),
-    };
-    Failure { refusal, detail, retry_after: answer.retry_after }
-}
-
-/// The error's name, if it is a known one: whatever else stands there is the issuer's to choose, and not for a log.
-fn error_code(body: &[u8]) -> Option<&'static str> {
-    #[derive(Deserialize)]
-    struct ErrorAnswer<'a> {
-        error: &'a str,
-    }
-    let ErrorAnswer { error } = serde_json::from_slice(body).ok()?;
-    ERRORS.iter().find(|known| **known == error).copied()
-}
-
-fn wiped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Zeroizing<String>, D::Error> {
-    Ok(Zeroizing::new(Option::<String>::deserialize(deserializer)?.unwrap_or_default()))
-}
-
-/// RFC 6749 section 5.2, RFC 7009 section 2.2.1, RFC 8707 section 2.
-const ERRORS: [&str; 8] = [
-    "invalid_request",
-    "invalid_client",
-    "invalid_grant",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "invalid_scope",
-    "unsupported_token_type",
-    "invalid_target",
-];
-
-/// Between the attempts to revoke.
-const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+/// How long all the steps of one mint may take: within the time that others wait for whoever tries an issuer again.
+const WHOLE_MINT: Duration = Duration::from_secs(9);
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        super::{
-            SecretValue,
-            endpoint::{Endpoint, Reply, client},
-        },
-        *,
-    };
-
-    const LONGEST: Duration = Duration::from_secs(600);
-
-    fn source(endpoint: &Endpoint) -> Source {
-        Source::OauthClientCredentials {
-            token_endpoint: endpoint.url(),
-            revocation_endpoint: Some(endpoint.revocation_url()),
-            client_id: "tollgate:a".into(),
-            client_secret: SecretPlace::Value(SecretValue(Zeroizing::new("s e+cret".to_owned()))),
-            scopes: vec!["read".into(), "write".into()],
-            audience: Some("https://api.test/".into()),
-        }
-    }
-
-    async fn mint(endpoint: &Endpoint, scopes: &[&str]) -> Result<Token, Unusable> {
-        Issuer::of(&source(endpoint)).unwrap().mint(&client(), scopes, LONGEST).await
-    }
-
-    #[tokio::test]
-    async fn the_request_is_as_the_standard_says() {
-        let endpoint = Endpoint::start(|_| Reply::token("canary", 600)).await;
-        let token = mint(&endpoint, &["read", "write"]).await.ok().unwrap();
-        assert_eq!((token.value.as_str(), token.life), ("canary", LONGEST));
-        let seen = endpoint.seen();
-        let form = "grant_type=client_credentials&scope=read%20write&audience=https%3A%2F%2Fapi.test%2F";
-        assert_eq!(seen[0].body, form);
-        // `tollgate%3Aa:s%20e%2Bcret`
-        assert_eq!(seen[0].authorization, "Basic dG9sbGdhdGUlM0FhOnMlMjBlJTJCY3JldA==");
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_is_not_exactly_right_is_refused_and_its_token_handed_back() {
-        use CredentialRefusal::{LifetimeExceeded, Malformed, ScopeExceeded};
-        let table = [
-            (r#"{"access_token":"t","token_type":"Bearer","expires_in":601}"#, LifetimeExceeded, Some("t")),
-            (r#"{"access_token":"t","token_type":"Bearer","expires_in":0}"#, Malformed, Some("t")),
-            (r#"{"access_token":"t","token_type":"Bearer","expires_in":-1}"#, Malformed, Some("t")),
-            (r#"{"access_token":"t","token_type":"Bearer","expires_in":"60"}"#, Malformed, Some("t")),
-            (r#"{"access_token":"t","token_type":"Bearer","expires_in":1.5}"#, Malformed, Some("t")),
-            (r#"{"access_token":"t","token_type":"Bearer"}"#, Malformed, Some("t")),
-            (r#"{"access_token":"t","token_type":"DPoP","expires_in":60}"#, Malformed, Some("t")),
-            (r#"{"access_token":"t","expires_in":60}"#, Malformed, Some("t")),
-            (r#"{"access_token":"t t","token_type":"Bearer","expires_in":60}"#, Malformed, Some("t t")),
-            (r#"{"access_token":"","token_type":"Bearer","expires_in":60}"#, Malformed, Some("")),
-            (
-                r#"{"access_token":"t","token_type":"Bearer","expires_in":60,"scope":"read admin"}"#,
-                ScopeExceeded,
-                Some("t"),
-            ),
-            (r#"{"access_token":"t","access_token":"u","token_type":"Bearer","expires_in":60}"#, Malformed, None),
-            (r#"{"token_type":"Bearer","expires_in":60}"#, Malformed, None),
-            (r#"["t","Bearer",60]"#, Malformed, None),
-            (r#"{"access_token":"t","token_type":"Bearer","expires_in":60} x"#, Malformed, None),
-            ("", Malformed, None),
-            ("<html>", Malformed, None),
-        ];
-        for (text, refusal, token) in table {
-            let endpoint = Endpoint::start(move |_| Reply::json(text)).await;
-            let unusable = mint(&endpoint, &["read", "write"]).await.err().expect(text);
-            assert_eq!(unusable.failure.refusal, refusal, "{text}");
-            assert_eq!(unusable.token.as_ref().map(|token| token.as_str()), token, "{text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn fewer_scopes_unknown_fields_and_a_refresh_token_do_no_harm() {
-        let table = [
-            r#"{"access_token":"t","token_type":"bearer","expires_in":60,"scope":"read"}"#,
-            r#"{"access_token":"t","token_type":"BEARER","expires_in":60,"refresh_token":"r","x":{}}"#,
-            r#" {"access_token":"t","token_type":"Bearer","expires_in":60,"scope":null,"refresh_token":null}"#,
-        ];
-        for text in table {
-            let endpoint = Endpoint::start(move |_| Reply::json(text)).await;
-            assert!(mint(&endpoint, &["read", "write"]).await.is_ok(), "{text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn scopes_are_not_compared_when_none_were_asked_for() {
-        let text = r#"{"access_token":"t","token_type":"Bearer","expires_in":60,"scope":"default"}"#;
-        let endpoint = Endpoint::start(move |_| Reply::json(text)).await;
-        assert!(mint(&endpoint, &[]).await.is_ok());
-        assert!(!endpoint.seen()[0].body.contains("scope"));
-    }
-
-    #[tokio::test]
-    async fn a_status_says_who_is_at_fault() {
-        use CredentialRefusal::{Malformed, Rejected, Unavailable};
-        let table = [
-            (400, Rejected),
-            (401, Rejected),
-            (403, Rejected),
-            (404, Rejected),
-            (429, Unavailable),
-            (500, Unavailable),
-            (503, Unavailable),
-            (201, Malformed),
-            (204, Malformed),
-            (302, Malformed),
-        ];
-        for (status, refusal) in table {
-            let endpoint = Endpoint::start(move |_| Reply::status(status).header("retry-after", "9")).await;
-            let unusable = mint(&endpoint, &[]).await.err().unwrap();
-            assert_eq!(unusable.failure.refusal, refusal, "{status}");
-            assert_eq!(unusable.failure.retry_after, Some(Duration::from_secs(9)));
-        }
-    }
-
-    #[tokio::test]
-    async fn only_known_errors_are_told() {
-        let reply = |error: &str| Reply::status(401).body(&format!(r#"{{"error":"{error}"}}"#));
-        let endpoint = Endpoint::start(move |_| reply("invalid_client")).await;
-        let unusable = mint(&endpoint, &[]).await.err().unwrap();
-        assert_eq!(unusable.failure.detail, "the issuer answered 401 invalid_client");
-        let endpoint = Endpoint::start(move |_| reply("canary")).await;
-        assert_eq!(mint(&endpoint, &[]).await.err().unwrap().failure.detail, "the issuer answered 401");
-    }
-
-    #[tokio::test]
-    async fn a_token_is_revoked_with_its_kind_and_again_while_the_issuer_is_unwell() {
-        let mut answers = [503, 200].into_iter();
-        let endpoint = Endpoint::start(move |_| Reply::status(answers.next().unwrap())).await;
-        let source = source(&endpoint);
-        assert!(Issuer::of(&source).unwrap().revoke(&client(), "t&t").await.is_ok());
-        assert_eq!(endpoint.revoked(2).await, ["token=t%26t&token_type_hint=access_token"; 2]);
-    }
-
-    #[tokio::test]
-    async fn a_no_to_a_revocation_is_final() {
-        let endpoint = Endpoint::start(|_| Reply::status(400)).await;
-        let source = source(&endpoint);
-        let failure = Issuer::of(&source).unwrap().revoke(&client(), "t").await.unwrap_err();
-        assert_eq!(failure.refusal, CredentialRefusal::Rejected);
-        assert_eq!(endpoint.seen().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_client_secret_that_is_not_there_is_unavailable_and_nothing_is_sent() {
-        let endpoint = Endpoint::start(|_| Reply::token("t", 60)).await;
-        let mut source = source(&endpoint);
-        if let Source::OauthClientCredentials { client_secret, .. } = &mut source {
-            *client_secret = SecretPlace::File("/nowhere/secret".into());
-        }
-        let minted = Issuer::of(&source).unwrap().mint(&client(), &[], LONGEST).await;
-        assert_eq!(minted.err().map(|unusable| unusable.failure.refusal), Some(CredentialRefusal::Unavailable));
-        assert!(endpoint.seen().is_empty());
-    }
-}
+mod tests;

@@ -5,39 +5,39 @@
 //! served after its end, after its task's end, or for longer than policy said.
 
 use std::{
+    collections::VecDeque,
     fmt,
     hash::{BuildHasher, RandomState},
-    path::Path,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
+use super::{
+    Credential, Declaration, Failure, Fingerprints, Seal,
+    client::Client,
+    entries::{Entries, is_among},
+    entry::{BackOff, Entry, Held, NEVER, Now, SHORTEST_WAIT, Wanted},
+    journal::Journal,
+    mint::{Asking, Handle, Life, Minted, Secret, Tools, Unusable},
+    pace::Paces,
+    revocation::{Outstanding, Revocations},
+};
+use crate::{
+    config::{Upstream, Upstreams},
+    identity::Identity,
+    policy::{Obligations, Permit},
+    refusal::CredentialRefusal,
+    task::Task,
+};
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
-use zeroize::Zeroizing;
-
-use super::{
-    Credential, Declaration, Failure, Fingerprints, Seal, Source,
-    client::Client,
-    entries::{Entries, is_among},
-    entry::{BackOff, Entry, Held, NEVER, Now, SHORTEST_WAIT, Wanted},
-    file::{self, Look},
-    oauth::{self, Issuer, Unusable},
-    revocation::{Outstanding, Revocations},
-};
-use crate::{
-    config::{Upstream, Upstreams},
-    policy::{Obligations, Permit},
-    refusal::CredentialRefusal,
-    task::Task,
-};
 
 /// Told of everything that happens to a credential: its kind, and what happened.
 pub type Events = Arc<dyn Fn(&'static str, Event) + Send + Sync>;
@@ -52,7 +52,12 @@ pub enum Event {
     /// Not to be had.
     Refused,
     /// Ended by its issuer on our word.
-    Revoked,
+    Revoked {
+        /// How long after it was to end.
+        lag: Duration,
+    },
+    /// Given up before its time, because it was seen where it must not be or its origin took it no longer.
+    Rotated,
     /// Not ended by its issuer: valid until it expires.
     RevokeFailed,
 }
@@ -64,7 +69,8 @@ impl Event {
             Self::Minted => "minted",
             Self::Refreshed => "refreshed",
             Self::Refused => "refused",
-            Self::Revoked => "revoked",
+            Self::Revoked { .. } => "revoked",
+            Self::Rotated => "rotated",
             Self::RevokeFailed => "revoke_failed",
         }
     }
@@ -75,11 +81,14 @@ impl Event {
 pub struct Store(Arc<Shared>);
 
 impl Store {
-    /// An empty store. Issuers are asked through this client.
-    pub fn new(client: Client, events: Events) -> Self {
+    /// An empty store. Issuers are asked through this client; what has to be revoked is written down in the journal.
+    pub fn new(client: Client, identity: Arc<Identity>, journal: Journal, events: Events) -> Self {
+        let tools = Arc::new(Tools::new(client, identity));
         Self(Arc::new(Shared {
-            outstanding: Outstanding::new(client.clone(), Arc::clone(&events)),
-            client,
+            outstanding: Outstanding::new(Arc::clone(&tools), Arc::clone(&events), journal),
+            tools,
+            paces: Paces::default(),
+            changed: Mutex::default(),
             events,
             fingerprints: Fingerprints::new(),
             partitions: AtomicU64::new(1),
@@ -127,20 +136,81 @@ impl Store {
         self.0.entries.write().unwrap_or_else(PoisonError::into_inner).retain(upstreams);
         let (shared, upstreams) = (Arc::clone(&self.0), Arc::clone(upstreams));
         drop(self.0.background.spawn(async move {
-            shared.outstanding.end_unless(|upstream| is_among(upstream, &upstreams)).await;
+            shared.outstanding.end_unless(|cause| is_among(&cause.upstream, &upstreams)).await;
+        }));
+    }
+
+    /// Ends everything that was minted for a task, and mints nothing for it from now on: at once for new calls, in the
+    /// background at the issuers. Says nothing about the task itself.
+    pub fn end(&self, task: &Arc<str>) {
+        // No call has so high an epoch.
+        self.renew(task, u64::MAX);
+    }
+
+    /// Ends everything that was minted for a task whose context changed. What it needs from now on is minted anew.
+    ///
+    /// A call that was permitted before the change, and so has an epoch below this one, gets nothing any more.
+    pub fn renew(&self, task: &Arc<str>, epoch: u64) {
+        self.0.note_change(task, epoch);
+        self.0.entries.write().unwrap_or_else(PoisonError::into_inner).forget(|entry| entry.task.id == *task);
+        let (shared, task) = (Arc::clone(&self.0), Arc::clone(task));
+        drop(self.0.background.spawn(async move {
+            shared.outstanding.end_unless(|cause| cause.task != task).await;
+        }));
+    }
+
+    /// Ends everything that was minted for a destination.
+    pub fn end_destination(&self, name: &str) {
+        self.0.entries.write().unwrap_or_else(PoisonError::into_inner).forget(|entry| *entry.upstream.name == *name);
+        let (shared, name) = (Arc::clone(&self.0), name.to_owned());
+        drop(self.0.background.spawn(async move {
+            shared.outstanding.end_unless(|cause| *cause.upstream.name != *name).await;
+        }));
+    }
+
+    /// Gives a credential up before its time: it was seen where it must not be, or its origin takes it no longer. The
+    /// next call gets another one, if its source has another.
+    ///
+    /// Agents and origins can bring this about, so it is done now and then only: an origin that answers every call with
+    /// 401 must not cost its issuer a mint for each.
+    pub fn rotate(&self, credential: &Credential) {
+        let partition = credential.partition;
+        let entry = self.0.entries.read().unwrap_or_else(PoisonError::into_inner).serving(partition);
+        if let Some(entry) = entry {
+            if !entry.may_rotate(Instant::now()) {
+                return;
+            }
+            if entry.drop_held(partition) {
+                (self.0.events)(credential.kind, Event::Rotated);
+            }
+        }
+        let shared = Arc::clone(&self.0);
+        drop(self.0.background.spawn(async move { shared.outstanding.end(partition).await }));
+    }
+
+    /// Ends what an earlier process was given and could not end, without keeping anyone waiting. Asks for the
+    /// declarations of today by name.
+    pub fn sweep(&self, declared: impl Fn(&str) -> Option<Arc<Declaration>> + Send + Sync + 'static) {
+        let shared = Arc::clone(&self.0);
+        drop(self.0.background.spawn(async move {
+            tokio::select! {
+                () = shared.outstanding.sweep(declared) => {}
+                () = shared.stopping.cancelled() => {}
+            }
         }));
     }
 
     /// Revokes every token that was minted and still lives, and mints none from now on.
     pub async fn revoke_all(&self, within: Duration) -> Revocations {
         let deadline = Instant::now() + within;
-        let Shared { stopping, entries, outstanding, background, .. } = &*self.0;
+        let Shared { stopping, entries, outstanding, background, tools, .. } = &*self.0;
         stopping.cancel();
         entries.write().unwrap_or_else(PoisonError::into_inner).clear();
         let revocations = outstanding.end_all(deadline).await;
         // A mint that was under way finds the store closed and revokes its own token.
         background.close();
         let _ = timeout_at(deadline, background.wait()).await;
+        let _ = timeout_at(deadline, tools.vault.end(&tools.client)).await;
         revocations
     }
 }
@@ -152,7 +222,11 @@ impl fmt::Debug for Store {
 }
 
 struct Shared {
-    client: Client,
+    tools: Arc<Tools>,
+    paces: Paces,
+    /// The tasks that changed or ended last, with the least epoch that still counts: a call that was permitted just before
+    /// gets nothing any more.
+    changed: Mutex<VecDeque<(Arc<str>, u64)>>,
     events: Events,
     fingerprints: Fingerprints,
     partitions: AtomicU64,
@@ -181,6 +255,10 @@ impl Shared {
         }
         let digest = wanted.digest(&self.hasher);
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        // Asked under the lock under which a task that ends has its entries taken away: one that is added is seen by it.
+        if self.is_past(wanted.task) {
+            return Err(CredentialRefusal::Expired);
+        }
         // Another call may have come between.
         if let Some(entry) = entries.find(digest, wanted) {
             return Ok(entry);
@@ -222,16 +300,14 @@ impl Shared {
         mut gate: OwnedMutexGuard<BackOff>,
         event: Event,
     ) -> Result<Arc<Credential>, CredentialRefusal> {
-        let (outcome, most) = match &entry.declaration.source {
-            Source::File { file, expires, .. } => (self.read(&entry, file, *expires).await, SHORTEST_WAIT),
-            Source::OauthClientCredentials { .. } => (self.ask(&entry, event).await, LONGEST_WAIT),
-        };
+        let most = if entry.declaration.source.issuer().is_some() { LONGEST_WAIT } else { SHORTEST_WAIT };
+        let outcome = self.ask(&entry, event).await;
         let now = Now::read();
         let outcome = outcome.and_then(|held| {
             if entry.is_gone() {
-                // The reload looked for tokens to end before this one was there.
+                // Whoever ended it looked for what to revoke before this was there.
                 self.end_at(held.credential.partition, now.monotonic);
-                return Err(Failure::new(CredentialRefusal::Unavailable, "what it is for is no longer configured"));
+                return Err(Failure::new(CredentialRefusal::Unavailable, "its task or its destination is gone"));
             }
             match held.serves(now) {
                 true => Ok(held),
@@ -258,106 +334,117 @@ impl Shared {
         }
     }
 
-    /// The exception register: what the file says now.
-    async fn read(&self, entry: &Entry, path: &Path, expires: Option<SystemTime>) -> Result<Held, Failure> {
-        let now = Now::read();
-        if expires.is_some_and(|end| end <= now.wall) {
-            return Err(Failure::new(CredentialRefusal::Expired, "the exception has ended"));
-        }
-        let outlives =
-            |life: Duration| expires.is_none_or(|end| now.wall.checked_add(life).is_some_and(|most| end > most));
-        if entry.max_ttl.is_some_and(outlives) {
-            let detail = "policy bounds the life of this credential, and nobody can end one from a file";
-            return Err(Failure::new(CredentialRefusal::LifetimeExceeded, detail));
-        }
-        let last = entry.held.load_full();
-        let look = file::look(path, last.as_ref().and_then(|held| held.stamp)).await?;
-        let hold = |credential, stamp| Held {
-            credential,
-            until: now.monotonic + RECHECK,
-            wall_until: expires,
-            refresh_at: None,
-            stamp,
-        };
-        match (look, last) {
-            (Look::Unchanged, Some(last)) => Ok(hold(Arc::clone(&last.credential), last.stamp)),
-            (Look::Unchanged, None) => Err(Failure::new(CredentialRefusal::Unavailable, "the file was not read")),
-            (Look::Read(value, stamp), last) => {
-                let credential = Credential::new(&entry.declaration, &value, expires, self.seal(&value))?;
-                let event = match last {
-                    Some(last) if last.credential.same_value(&credential) => {
-                        return Ok(hold(Arc::clone(&last.credential), stamp));
-                    }
-                    Some(_) => Event::Refreshed,
-                    None => Event::Minted,
-                };
-                (self.events)(entry.declaration.kind(), event);
-                Ok(hold(Arc::new(credential), stamp))
-            }
-        }
-    }
-
-    /// A token from the issuer. A life longer than policy allows is accepted only if we can end it ourselves.
+    /// Asks the source, as often as its issuer is to bear. A life longer than policy allows is asked for only if we can
+    /// end it ourselves.
     async fn ask(self: &Arc<Self>, entry: &Entry, event: Event) -> Result<Held, Failure> {
-        let declaration = &entry.declaration;
-        let issuer =
-            Issuer::of(&declaration.source).ok_or_else(|| Failure::malformed("nobody issues this credential"))?;
+        let Declaration { source, max_ttl, .. } = &*entry.declaration;
+        if let Some(issuer) = source.issuer() {
+            self.paces.take(issuer)?;
+        }
         let longest = match entry.max_ttl {
-            Some(most) if !declaration.revocable() => declaration.max_ttl.min(most),
-            _ => declaration.max_ttl,
+            Some(most) if !source.revocable() => most.min(*max_ttl),
+            _ => *max_ttl,
         };
-        // Read before the issuer is asked: the token is at most this old.
+        // Read before the issuer is asked: what it gives is at most this old.
         let asked = Now::read();
-        match issuer.mint(&self.client, &entry.asked(), longest).await {
-            Ok(token) => {
-                let held = self.hold(entry, asked, token)?;
-                (self.events)(declaration.kind(), event);
-                Ok(held)
+        let useful = entry.bound(asked).map_or(longest, |bound| bound.min(longest));
+        let scopes = entry.asked();
+        let (bound, task, upstream) = (entry.max_ttl, &entry.task, &*entry.upstream);
+        let asking = Asking { tools: &self.tools, scopes: &scopes, longest, bound, useful, task, upstream };
+        let outcome = source.mint(&asking).await;
+        if let Some(issuer) = source.issuer() {
+            let refusal = outcome.as_ref().err().map(|unusable| unusable.failure.refusal);
+            if let Some(pause) = self.paces.note(issuer, refusal) {
+                warn!(issuer, ?pause, "the issuer keeps failing and is left alone");
             }
-            Err(Unusable { failure, token }) => {
-                if let Some(value) = token {
-                    self.discard(entry, value);
-                }
+        }
+        match outcome {
+            Ok(Minted { secret, life: Life::Standing { ends, again }, handle: _ }) => {
+                self.stand(entry, event, secret, asked, ends, again)
+            }
+            Ok(Minted { secret, life: Life::For(life), handle }) if life <= longest => {
+                self.hold(entry, event, asked, (secret, life, handle))
+            }
+            // Served as long as allowed, and then ended by us.
+            Ok(Minted { secret, life: Life::Fixed(life), handle }) if life <= longest || handle.is_some() => {
+                self.hold(entry, event, asked, (secret, life, handle))
+            }
+            Ok(Minted { life: Life::For(life) | Life::Fixed(life), handle, .. }) => {
+                self.discard(entry, handle);
+                let detail = format!("it lives {life:?}, allowed are {longest:?}");
+                Err(Failure::new(CredentialRefusal::LifetimeExceeded, detail))
+            }
+            Err(Unusable { failure, handle }) => {
+                self.discard(entry, handle);
                 Err(failure)
             }
         }
     }
 
-    fn hold(self: &Arc<Self>, entry: &Entry, asked: Now, token: oauth::Token) -> Result<Held, Failure> {
-        let declaration = &entry.declaration;
-        let task_left = entry.task_ends.map(|end| end.duration_since(asked.wall).unwrap_or_default());
-        let bound = [entry.max_ttl, task_left].into_iter().flatten().min();
-        let own = token.life - (token.life / 10).min(MARGIN);
-        let served = bound.map_or(own, |bound| bound.min(own));
-        let (Some(expires), Some(until)) = (asked.after(token.life), asked.after(served)) else {
-            return Err(Failure::malformed("the token's life is beyond every clock"));
+    /// One that stands until it is looked at again. The same value stays the same credential.
+    fn stand(
+        &self,
+        entry: &Entry,
+        event: Event,
+        secret: Secret,
+        asked: Now,
+        ends: Option<SystemTime>,
+        again: Duration,
+    ) -> Result<Held, Failure> {
+        let until = asked.monotonic + again;
+        let hold = |credential| Held { credential, until, wall_until: ends, refresh_at: None };
+        let seal = self.seal(&secret);
+        let credential = Credential::new(&entry.declaration, secret, ends, seal)?;
+        let event = match entry.held.load_full() {
+            Some(last) if last.credential.same_value(&credential) => return Ok(hold(Arc::clone(&last.credential))),
+            Some(_) => Event::Refreshed,
+            None => event,
         };
-        let seal = self.seal(&token.value);
+        (self.events)(entry.declaration.kind(), event);
+        Ok(hold(Arc::new(credential)))
+    }
+
+    fn hold(
+        self: &Arc<Self>,
+        entry: &Entry,
+        event: Event,
+        asked: Now,
+        (secret, life, handle): (Secret, Duration, Option<Handle>),
+    ) -> Result<Held, Failure> {
+        let bound = entry.bound(asked).into_iter().chain([entry.declaration.max_ttl]).min();
+        let own = life - (life / 10).min(MARGIN);
+        let served = bound.map_or(own, |bound| bound.min(own));
+        let (Some(expires), Some(until)) = (asked.after(life), asked.after(served)) else {
+            self.discard(entry, handle);
+            return Err(Failure::malformed("its life is beyond every clock"));
+        };
+        let seal = self.seal(&secret);
         let partition = seal.partition;
-        let credential = match Credential::new(declaration, &token.value, Some(until.wall), seal) {
+        let credential = match Credential::new(&entry.declaration, secret, Some(until.wall), seal) {
             Ok(credential) => credential,
             Err(failure) => {
-                self.discard(entry, token.value);
+                self.discard(entry, handle);
                 return Err(failure);
             }
         };
-        if declaration.revocable() {
-            if let Err(late) = self.outstanding.keep(partition, entry.token(token.value, expires.monotonic)) {
-                self.discard(entry, late.value);
-                return Err(Failure::new(CredentialRefusal::Unavailable, "the sidecar is stopping"));
+        if let Some(handle) = handle {
+            if let Err(unkept) = self.outstanding.keep(partition, entry.given(handle, expires.monotonic)) {
+                self.discard(entry, Some(unkept.handle));
+                return Err(Failure::new(CredentialRefusal::Unavailable, "it could not be kept to be revoked"));
             }
             if served < own {
                 self.end_at(partition, until.monotonic);
             }
         }
+        (self.events)(entry.declaration.kind(), event);
         let refresh_at = asked.monotonic + served.mul_f64(self.jittered(partition));
+        let last = entry.task_left(asked) == Some(served);
         Ok(Held {
             credential: Arc::new(credential),
             until: until.monotonic,
             wall_until: Some(until.wall),
             // A task's last credential is not refreshed.
-            refresh_at: Some(refresh_at).filter(|_| task_left != Some(served)),
-            stamp: None,
+            refresh_at: Some(refresh_at).filter(|_| !last),
         })
     }
 
@@ -372,19 +459,33 @@ impl Shared {
         }));
     }
 
-    /// Revokes, at once and without keeping anyone waiting, a token that was minted and can't be used.
-    fn discard(self: &Arc<Self>, entry: &Entry, value: Zeroizing<String>) {
-        if entry.declaration.revocable() {
-            let shared = Arc::clone(self);
-            let expires = Instant::now() + DISCARDING;
-            let token = entry.token(value, expires);
-            drop(self.background.spawn(async move { shared.outstanding.revoke(&token, expires).await }));
-        }
+    /// Revokes, at once and without keeping anyone waiting, what was minted and can't be used.
+    fn discard(self: &Arc<Self>, entry: &Entry, handle: Option<Handle>) {
+        let Some(handle) = handle else { return };
+        let expires = Instant::now() + DISCARDING;
+        let (shared, given) = (Arc::clone(self), entry.given(handle, expires));
+        drop(self.background.spawn(async move { shared.outstanding.revoke(&given, expires).await }));
     }
 
-    fn seal(&self, value: &str) -> Seal {
+    fn seal(&self, secret: &Secret) -> Seal {
         let partition = self.partitions.fetch_add(1, Ordering::Relaxed);
-        Seal { fingerprint: self.fingerprints.of(value), partition }
+        Seal { fingerprint: self.fingerprints.of(secret), partition }
+    }
+
+    fn note_change(&self, task: &Arc<str>, epoch: u64) {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two changes may be told in another order than they were made in.
+        let known = changed.iter().position(|(known, _)| known == task).and_then(|index| changed.remove(index));
+        if changed.len() == CHANGES {
+            changed.pop_front();
+        }
+        changed.push_back((Arc::clone(task), known.map_or(epoch, |(_, before)| before.max(epoch))));
+    }
+
+    /// Whether this is a task as it was before it changed or ended.
+    fn is_past(&self, task: &Task) -> bool {
+        let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.iter().any(|(known, least)| *known == task.id && task.epoch < *least)
     }
 
     /// Between 75 and 80 hundredths, so that what was minted together is not refreshed together.
@@ -408,7 +509,7 @@ impl Shared {
 /// its default.
 fn within_declaration(wanted: &Wanted<'_>) -> Result<(), Failure> {
     let Obligations { scopes, max_ttl, .. } = wanted.obligations;
-    let declared = wanted.declaration.scopes();
+    let declared = wanted.declaration.source.scopes();
     if let Some(scopes) = scopes {
         let undeclared = scopes.iter().any(|scope| !declared.iter().any(|each| **each == **scope));
         if undeclared || (scopes.is_empty() && !declared.is_empty()) {
@@ -421,8 +522,8 @@ fn within_declaration(wanted: &Wanted<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How often a file is looked at, at most.
-const RECHECK: Duration = Duration::from_secs(1);
+/// How many of these are remembered: calls that were permitted before do not take so long.
+const CHANGES: usize = 1024;
 
 /// The longest time that a failing issuer is left in peace, unless it asks for more.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);

@@ -1,8 +1,14 @@
 //! The origin's answer on its way to the agent.
 
+use std::{
+    borrow::Cow,
+    task::{Context, Poll},
+};
+
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::{audit::Record, call::http as canonical, origin::Lease, refusal::Refusal};
+use super::custody::Custody;
+use crate::{audit::Record, call::http as canonical, origin::Lease, refusal::Refusal, task::bell::Listener};
 
 /// What is done when the last frame of an answer has passed. Dropped before that, it leaves the record to say that the
 /// call was abandoned, and the connection to be closed.
@@ -11,17 +17,57 @@ pub struct Ending {
     pub record: Record,
     /// The connection that the answer came over.
     pub lease: Lease,
+    /// Hears what happens to the call's task, once something waits for it.
+    pub listener: Option<Listener>,
+    /// Looks after the credential that the call carried.
+    pub custody: Option<Custody>,
 }
 
 impl Ending {
-    /// Data bytes have passed.
-    pub fn passed(&mut self, bytes: usize) {
+    /// Data bytes have passed, and so many secrets were found in the body since the last ones.
+    pub fn passed(&mut self, bytes: usize, found: u64) {
         self.record.facts.response_bytes += bytes as u64;
+        if let Some(custody) = self.custody.as_ref().filter(|_| found > 0) {
+            custody.found(&mut self.record.facts.answer, Cow::Borrowed("body"), found);
+        }
+    }
+
+    /// Takes the secret out of what comes behind the body.
+    pub fn scrub(&mut self, trailers: &mut HeaderMap) {
+        if let Some(custody) = &self.custody {
+            custody.scrub("trailer", trailers, &mut self.record.facts.answer);
+        }
+    }
+
+    /// Why nothing more may pass, if so.
+    pub fn withdrawn(&self) -> Option<Refusal> {
+        let facts = &self.record.facts;
+        facts.task.as_ref()?.refusal(&facts.upstream.as_ref()?.name)
+    }
+
+    /// Ready when [`Self::withdrawn`] has to be asked again.
+    pub fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(task) = &self.record.facts.task else { return Poll::Pending };
+        match &mut self.listener {
+            Some(listener) => listener.poll_rung(cx),
+            None => {
+                // What happened before it listens is found by asking once more.
+                self.listener = Some(task.life.listen());
+                Poll::Ready(())
+            }
+        }
+    }
+
+    /// The answer was cut.
+    pub fn refused(self, refusal: Refusal) {
+        let Self { mut record, .. } = self;
+        record.facts.refusal = Some(refusal);
+        record.finish();
     }
 
     /// The last frame has passed.
     pub fn complete(self) {
-        let Self { record, lease } = self;
+        let Self { record, lease, .. } = self;
         lease.give_back();
         record.finish();
     }

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ::http::{HeaderMap, Method, header, request::Parts};
+use ::http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -20,9 +20,12 @@ use crate::{
     connection::Connection,
     listener::Destination,
     origin::{address::Class, resolve},
-    policy::Input,
+    policy::{Decision, Input},
     refusal::{Refusal, answer::Shape},
-    secret::Found,
+    secret::{
+        Action, Found, Mode, Treatment, body,
+        placeholder::{self, Placeholders},
+    },
     task::Task,
 };
 
@@ -51,6 +54,12 @@ pub struct Held<'a> {
     pub limits: &'a Limits,
     /// The shape that a refusal takes, known once the body is.
     pub shape: &'a mut Shape,
+    /// What is done with the secrets in it.
+    pub treatment: &'a Treatment,
+    /// Where they are noted.
+    pub found: &'a mut Vec<Found>,
+    /// What has no place in a body.
+    pub placeholders: &'a Placeholders,
 }
 
 impl Question {
@@ -65,6 +74,7 @@ impl Question {
             agent: &self.agent,
             assurance: self.agent.assurance.now(),
             task: &self.task,
+            history: self.task.counts(),
             call: &self.call,
             upstream: &self.upstream,
             ip,
@@ -73,6 +83,14 @@ impl Question {
             credential: self.upstream.credential.as_deref(),
             secrets: &self.secrets,
         }
+    }
+}
+
+impl Question {
+    /// Notes for the task what was decided.
+    pub fn note(&self, decision: &Decision) {
+        let denied = decision.outcome.is_err() || decision.shadowed.is_some();
+        self.task.note(&self.call.http.host, denied);
     }
 }
 
@@ -127,6 +145,7 @@ pub async fn hold_mcp(call: &mut Call, body: Incoming, held: Held<'_>) -> Result
         call.mcp = Some(message);
         return Ok(RequestBody::empty());
     }
+    let mut held = held;
     let bytes = hold(body, &call.headers, held.limits, held.budget).await?;
     let message = McpCall::parse(&bytes, &call.headers, held.limits.json_depth)?;
     if let Some(id) = &message.id {
@@ -136,7 +155,59 @@ pub async fn hold_mcp(call: &mut Call, body: Incoming, held: Held<'_>) -> Result
     call.embedded_urls = message.arguments.as_ref().map(mcp::embedded_urls).unwrap_or_default();
     call.body = BodyFacts { inspected: true, size: Some(bytes.len() as u64), json: None };
     call.mcp = Some(message);
+    // A message may hold a secret because the tool needs it: it is for the configuration to say that it may not.
+    let bytes = inspected(bytes, body::Content::Json, &mut call.headers, &mut held, Mode::Observe)?;
     Ok(RequestBody::held(bytes))
+}
+
+/// Holds the body of a call over plain HTTP and looks for secrets in it, where its destination says so and it is text.
+///
+/// # Errors
+/// The refusals of oversized and incomplete bodies, of what can't be looked into, and of secrets.
+pub async fn hold_text(call: &mut Call, body: Incoming, mut held: Held<'_>) -> Result<RequestBody, Refusal> {
+    let Some(content) = body::Content::of(&call.headers).filter(|_| !body.is_end_stream()) else {
+        return Ok(RequestBody::streamed(body));
+    };
+    let is_plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !call.headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
+        return Err(Refusal::UnsupportedProtocol("a compressed body can't be looked into for this destination"));
+    }
+    let bytes = hold(body, &call.headers, held.limits, held.budget).await?;
+    call.body = BodyFacts { inspected: true, size: Some(bytes.len() as u64), json: None };
+    let bytes = inspected(bytes, content, &mut call.headers, &mut held, Mode::Redact)?;
+    Ok(RequestBody::held(bytes))
+}
+
+/// Holds a body for nothing but its hash.
+///
+/// # Errors
+/// The refusals of oversized and incomplete messages.
+pub async fn hold_whole(call: &mut Call, body: RequestBody, held: Held<'_>) -> Result<RequestBody, Refusal> {
+    let bytes = hold(body, &call.headers, held.limits, held.budget).await?;
+    call.body.size = Some(bytes.len() as u64);
+    Ok(RequestBody::held(bytes))
+}
+
+/// The body as it may be sent.
+fn inspected(
+    bytes: Bytes,
+    content: body::Content,
+    headers: &mut HeaderMap,
+    held: &mut Held<'_>,
+    otherwise: Mode,
+) -> Result<Bytes, Refusal> {
+    if held.placeholders.are_in(&bytes) {
+        held.found.push(Found { kind: placeholder::KIND, place: "body".into(), action: Action::Refuse });
+        return Err(Refusal::PlaceholderMisplaced);
+    }
+    match body::inspect(&bytes, content, held.treatment, otherwise, held.found) {
+        body::Inspected::Same => Ok(bytes),
+        body::Inspected::Redacted(written) => {
+            body::adjust(headers, written.len());
+            Ok(Bytes::from_owner(Written { written, instead_of: bytes }))
+        }
+        body::Inspected::Refused(kind) => Err(Refusal::SecretRefused(kind)),
+    }
 }
 
 /// Collects a body of at most `inspect_bytes`. The room it takes is given back when the last of its bytes is dropped.
@@ -183,6 +254,19 @@ struct Inspected {
 impl AsRef<[u8]> for Inspected {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+/// A body without its secrets, and the one that it was, whose room it takes.
+struct Written {
+    written: Vec<u8>,
+    #[expect(dead_code, reason = "held for its Drop")]
+    instead_of: Bytes,
+}
+
+impl AsRef<[u8]> for Written {
+    fn as_ref(&self) -> &[u8] {
+        &self.written
     }
 }
 

@@ -190,6 +190,8 @@ mod tests {
             zone: "".into(),
             environment: "".into(),
             classification: Classification::Internal,
+            secrets: Default::default(),
+            placeholder: None,
             credential: None,
         };
         Upstreams::new(vec![Arc::new(upstream)])

@@ -18,6 +18,7 @@ use crate::{
     refusal::{Refusal, answer::Shape},
     secret,
     sidecar::Sidecar,
+    task::Presented,
     telemetry::trace::TraceContext,
     tunnel::{self, Admitted},
 };
@@ -26,7 +27,8 @@ use crate::{
 pub async fn serve(sidecar: Arc<Sidecar>, stream: TcpStream, peer: SocketAddr, slot: Slot) {
     let _ = stream.set_nodelay(true);
     let destination = Destination::Proxy;
-    let connection = Arc::new(Connection { peer, destination, scheme: Scheme::Http, host: None, slot });
+    let presented = Presented::Nothing;
+    let connection = Arc::new(Connection { peer, destination, scheme: Scheme::Http, host: None, presented, slot });
     connection::serve_http1(sidecar, connection, stream).await;
 }
 
@@ -39,16 +41,20 @@ pub fn connect(
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let upgrade = hyper::upgrade::on(&mut request);
-    let (parts, _) = request.into_parts();
-    let admitted = match permitted_target(sidecar, outer, &parts) {
+    let (mut parts, _) = request.into_parts();
+    let presented = sidecar.tasks().take(&mut parts.headers);
+    let admitted = match permitted_target(sidecar, outer, presented, &parts) {
         Ok((host, port, TlsMode::Intercept)) => Ok((Destination::Named { host, port }, None)),
-        Ok((host, port, TlsMode::Passthrough)) => tunnel::admit(sidecar, &host, port, record(sidecar, parts))
-            .map(|admitted| (Destination::Named { host, port }, Some(Box::new(admitted)))),
+        Ok((host, port, TlsMode::Passthrough)) => {
+            tunnel::admit(sidecar, &host, port, presented, record(sidecar, parts))
+                .map(|admitted| (Destination::Named { host, port }, Some(Box::new(admitted))))
+        }
         Err(refusal) => Err(Box::new(tunnel::Refused { refusal, record: record(sidecar, parts) })),
     };
     match admitted {
         Ok((destination, admitted)) => {
-            sidecar.drain().spawn(enter(Arc::clone(sidecar), Arc::clone(outer), upgrade, destination, admitted));
+            let target = Target { destination, presented, admitted };
+            sidecar.drain().spawn(enter(Arc::clone(sidecar), Arc::clone(outer), upgrade, target));
             Response::new(ResponseBody::held(""))
         }
         Err(refused) => exchange::refuse(sidecar, refused.record, refused.refusal, &Shape::Problem),
@@ -56,12 +62,21 @@ pub fn connect(
 }
 
 /// Where CONNECT leads, if a configured destination covers it, and whether its TLS is opened.
-fn permitted_target(sidecar: &Sidecar, outer: &Connection, parts: &Parts) -> Result<(Arc<str>, u16, TlsMode), Refusal> {
+fn permitted_target(
+    sidecar: &Sidecar,
+    outer: &Connection,
+    presented: Presented,
+    parts: &Parts,
+) -> Result<(Arc<str>, u16, TlsMode), Refusal> {
     if outer.destination != Destination::Proxy {
         return Err(Refusal::UnsupportedProtocol("CONNECT is served by the explicit proxy only"));
     }
     let (host, port) = target(parts)?;
     let upstream = connection::find(&sidecar.generation(), host.as_str(), port)?;
+    if presented != Presented::Nothing {
+        // What can't be a task's is refused here already, and not only with the first request.
+        sidecar.tasks().of(presented)?.enter(&upstream.name)?;
+    }
     Ok((host.as_str().into(), port, upstream.tls))
 }
 
@@ -106,18 +121,21 @@ fn host_field(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     }
 }
 
-async fn enter(
-    sidecar: Arc<Sidecar>,
-    outer: Arc<Connection>,
-    upgrade: OnUpgrade,
+/// What CONNECT was permitted to lead to.
+struct Target {
     destination: Destination,
+    presented: Presented,
     admitted: Option<Box<Admitted>>,
-) {
+}
+
+async fn enter(sidecar: Arc<Sidecar>, outer: Arc<Connection>, upgrade: OnUpgrade, target: Target) {
+    let Target { destination, presented, admitted } = target;
     let Ok(upgraded) = upgrade.await else { return };
     // The explicit proxy is always served on a bare TCP stream.
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
     if parts.read_buf.is_empty() {
-        connection::open(sidecar, parts.io.into_inner(), outer.peer, destination, admitted, outer.slot.clone()).await;
+        let (stream, slot) = (parts.io.into_inner(), outer.slot.clone());
+        connection::open(sidecar, stream, outer.peer, destination, presented, admitted, slot).await;
     } else {
         let mut record = sidecar.recorder().begin(TraceContext::root());
         record.heads_for(&destination);

@@ -61,7 +61,7 @@ impl Connector {
             Scheme::Http => self.speak_http1(route, tcp, peer).await,
             Scheme::Https => {
                 let alpn = if route.http1_only { OriginAlpn::Http1 } else { OriginAlpn::Http2OrHttp1 };
-                let tls = self.tls.connect(tcp, route.host, alpn).await?;
+                let tls = self.tls.connect(tcp, route.host, alpn, route.certificate.map(|shown| &**shown)).await?;
                 if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
                     self.speak_http2(route, tls, peer).await
                 } else {

@@ -2,7 +2,7 @@
 //!
 //! An [`Input`] only borrows the facts of a call. Of the whole schema, which stands in one table ([`field::FIELDS`]),
 //! only the fields that the loaded policy reads are ever turned into the engine's values or into a key. What is not
-//! known is absent, never invented: `task.history`, for one, is undefined until something counts. Secrets of a known format
+//! known is absent, never invented: `task.taint`, for one, is undefined until something tracks it. Secrets of a known format
 //! are shown nowhere in it, and the key is over what is shown.
 
 pub mod encode;
@@ -16,7 +16,7 @@ use crate::{
     config::{Agent, Assurance, Upstream},
     credential::Declaration,
     secret::Found,
-    task::Task,
+    task::{Counts, Task},
 };
 
 /// The facts and claims of one call, as they are given to policy.
@@ -28,6 +28,8 @@ pub struct Input<'a> {
     pub assurance: Assurance,
     /// What for.
     pub task: &'a Task,
+    /// What was done for it so far: one moment's counters for all that is made of this document.
+    pub history: Option<Counts>,
     /// What is asked for.
     pub call: &'a Call,
     /// Where it is asked for.
@@ -77,7 +79,7 @@ pub(crate) mod tests {
             http::{HttpCall, Scheme},
         },
         config::{Classification, HostPattern, TlsMode},
-        credential::{Placement, Source},
+        credential::{Placement, Source, file::Register},
         task,
     };
 
@@ -86,6 +88,7 @@ pub(crate) mod tests {
     pub struct Scene {
         pub agent: Agent,
         pub task: Task,
+        pub history: Option<Counts>,
         pub call: Call,
         pub upstream: Upstream,
         pub ip: Option<IpAddr>,
@@ -112,11 +115,17 @@ pub(crate) mod tests {
                     ceiling: Some(Classification::Internal),
                     expires_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000)),
                     epoch: 7,
+                    ..Task::none()
                 },
+                history: None,
                 call: http_call(),
                 upstream: upstream(),
                 ip: Some([203, 0, 113, 7].into()),
-                secrets: vec![Found { kind: "github_pat", place: "header:authorization".into() }],
+                secrets: vec![Found {
+                    kind: "github_pat",
+                    place: "header:authorization".into(),
+                    action: crate::secret::Action::Strip,
+                }],
                 matches: vec!["issues".into()],
             }
         }
@@ -133,6 +142,7 @@ pub(crate) mod tests {
                 agent: &self.agent,
                 assurance: self.agent.assurance.now(),
                 task: &self.task,
+                history: self.history,
                 call: &self.call,
                 upstream: &self.upstream,
                 ip: self.ip,
@@ -195,9 +205,11 @@ pub(crate) mod tests {
             zone: "internet".into(),
             environment: "prod".into(),
             classification: Classification::Internal,
+            secrets: Default::default(),
+            placeholder: None,
             credential: Some(Arc::new(Declaration {
                 name: "github-app".into(),
-                source: Source::File { file: "/run/secret".into(), owner: "team-x".into(), expires: None },
+                source: Source::File(Register { file: "/run/secret".into(), owner: "team-x".into(), expires: None }),
                 placement: Placement::Bearer,
                 max_ttl: Duration::from_secs(600),
             })),
@@ -237,6 +249,18 @@ pub(crate) mod tests {
             "matches": ["issues"],
         });
         assert_eq!(Scene::http().to_json(), expected);
+    }
+
+    #[test]
+    fn a_task_shows_on_whose_behalf_it_is_and_what_was_done_for_it() {
+        let mut scene = Scene::http();
+        scene.task.source = task::Source::Header;
+        scene.task.subject = Some(task::Subject { id_hash: "00ff".into() });
+        scene.history = Some(Counts { calls: 41, hosts: 3, denied: 2 });
+        let document = scene.to_json();
+        assert_eq!(document["subject"], json!({"kind": "user", "id_hash": "00ff", "verified": false}));
+        assert_eq!((&document["task"]["source"], &document["task"]["id"]), (&json!("header"), &json!("task-1")));
+        assert_eq!(document["task"]["history"], json!({"calls": 41, "hosts": 3, "denied": 2}));
     }
 
     #[test]

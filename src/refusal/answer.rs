@@ -124,13 +124,19 @@ impl Refusal {
             Self::AddressForbidden(_) | Self::OwnAddress => "Forbidden address",
             Self::UnknownProtocol | Self::UnsupportedProtocol(_) => "Protocol not served",
             Self::AgentTls => "TLS with the agent failed",
-            Self::TaskExpired => "Task ended",
+            Self::SecretRefused(_) => "Secret refused",
+            Self::PlaceholderMisplaced => "Placeholder misplaced",
+            Self::TaskExpired | Self::TaskEnded => "Task ended",
+            Self::TaskKilled | Self::AgentKilled | Self::DestinationKilled => "Switched off",
+            Self::TaskUnknown => "Unknown task",
             Self::DestinationChanged => "Destination changed",
+            Self::IdentityUnavailable => "Identity not proven",
             Self::Credential(_) | Self::CredentialCleartext => "No credential",
             Self::OriginUnresolved | Self::OriginUnreachable => "Destination not reachable",
             Self::OriginCertificate(_) => "Destination not verified",
             Self::OriginTimeout => "Destination did not answer",
             Self::OriginProtocol => "Destination broke off",
+            Self::OriginCoding(_) => "Destination's answer not readable",
             Self::InspectionFull | Self::TooManyConnections => "Too much at a time",
             Self::AuditUnavailable => "No record can be kept",
             Self::Stopping => "Stopping",
@@ -169,14 +175,23 @@ impl Refusal {
             | Self::UnknownProtocol
             | Self::UnsupportedProtocol(_)
             | Self::AgentTls
+            | Self::SecretRefused(_)
+            | Self::PlaceholderMisplaced
             | Self::TaskExpired
+            | Self::TaskEnded
+            | Self::TaskKilled
+            | Self::TaskUnknown
+            | Self::AgentKilled
+            | Self::DestinationKilled
             | Self::DestinationChanged
             | Self::CredentialCleartext => PERMISSION_DENIED,
             Self::Credential(_)
+            | Self::IdentityUnavailable
             | Self::InspectionFull
             | Self::OriginUnresolved
             | Self::OriginUnreachable
             | Self::OriginCertificate(_)
+            | Self::OriginCoding(_)
             | Self::OriginTimeout
             | Self::OriginProtocol
             | Self::AuditUnavailable

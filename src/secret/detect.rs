@@ -1,38 +1,213 @@
-//! Tells known secret formats by their shape: a prefix, a length and an alphabet.
+//! Tells secrets by their format: the patterns of `policy/secrets.yaml`, private keys, and passwords in URLs.
 //!
-//! Looking for one allocates nothing and never fails. A format is listed only when its prefix makes a false find unlikely: a
-//! UUID, a commit's digest or a word is never taken for a secret, and a secret without a mark of its own is not found
-//! here.
+//! [`find`] and [`places`] look for what has the shape of a secret with a mark of its own, and allocate nothing when
+//! there is none. [`search`] also looks into what is encoded and at what a value is called. [`finds`] is for bodies: there a
+//! placeholder of some documentation is no secret, and a UUID, a digest or an image never is.
+//!
+//! Every secret has twenty characters of one alphabet in a row, so most of a text is passed over in steps of twenty.
 
-use std::ops::{Range, RangeInclusive};
+mod decode;
+mod encoded;
+mod judge;
+mod named;
+mod pem;
+mod runs;
+
+use std::ops::Range;
+
+use memchr::memchr3;
+
+use super::rules::{Marked, PEM, Rules, pattern::SHORTEST};
+pub use decode::Notation;
+use runs::{is_base64, runs};
+
+/// A secret and where it stands.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Find {
+    /// Its kind's index in the rules; earlier kinds are the more specific ones.
+    kind: usize,
+    /// Where it stands in the text.
+    pub range: Range<usize>,
+    /// What to write there instead, where it is more than the usual word: Base64 is written again without the secret in it.
+    pub instead: Option<String>,
+}
+
+/// How much a find must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Care {
+    /// The shape of a kind with a mark of its own.
+    Shape,
+    /// A secret, and not what only looks like one.
+    Sure,
+}
+
+impl Find {
+    /// The kind of the secret.
+    pub fn kind(&self) -> &'static str {
+        Rules::shipped().kind(self.kind).name
+    }
+}
+
+impl std::fmt::Debug for Find {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} {:?}", self.kind(), self.range)
+    }
+}
+
+/// Reads the rules, so that the first call need not.
+pub fn prepare() {
+    Rules::shipped();
+}
 
 /// The kind of the first secret of a known format in this text, alone or among other words.
 pub fn find(text: &[u8]) -> Option<&'static str> {
     if text.len() < SHORTEST {
         return None;
     }
-    text.split(|byte| !WORD[usize::from(*byte)]).find_map(|word| match word.first() {
-        Some(b'-') if word.starts_with(b"-----BEGIN") => contains(text, b"PRIVATE").then_some("pem"),
-        Some(_) if word.len() < SHORTEST => None,
-        Some(_) => begins(word).then(|| word_kind(word)).flatten().or_else(|| part_kind(word)),
-        None => None,
-    })
+    let rules = Rules::shipped();
+    let mut kind = None;
+    scan(rules, text, Care::Shape, &mut |find: Find| {
+        kind = Some(find.kind);
+        false
+    });
+    match kind {
+        Some(kind) => Some(rules.kind(kind).name),
+        None => pem::is_there(rules, text).then_some(PEM),
+    }
 }
 
 /// Where the secrets of a known format stand in this text, in order. Of a private key: its lines.
 pub fn places(text: &[u8]) -> Vec<Range<usize>> {
-    let has_key = contains(text, b"-----BEGIN") && contains(text, b"PRIVATE");
-    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
-    let is_key_line = |word: &[u8]| has_key && word.len() >= SHORTEST && word.iter().all(is_base64);
+    let rules = Rules::shipped();
     let mut places = Vec::new();
-    let mut start = 0;
-    for word in text.split(|byte| !(WORD[usize::from(*byte)] || has_key && is_base64(byte))) {
-        if is_key_line(word) || find(word).is_some() {
-            places.push(start..start + word.len());
+    scan(rules, text, Care::Shape, &mut |find: Find| {
+        places.push(find.range);
+        true
+    });
+    if pem::is_there(rules, text) {
+        let mut start = 0;
+        for line in text.split(|byte| !pem::is_key_byte(*byte)) {
+            if line.len() >= SHORTEST {
+                places.push(start..start + line.len());
+            }
+            start += line.len() + 1;
         }
-        start += word.len() + 1;
     }
-    places
+    merged(places)
+}
+
+/// The kind of the first secret in this value of a head, in plain text or encoded once.
+pub fn search(text: &[u8]) -> Option<&'static str> {
+    if text.len() < SHORTEST {
+        return None;
+    }
+    find(text).or_else(|| {
+        let may_hold = has_run(text) || memchr3(b'\\', b'%', b'@', text).is_some();
+        may_hold.then(|| finds(text, Notation::Text)).and_then(|found| found.first().map(Find::kind))
+    })
+}
+
+/// The kind of the first secret in this value of a field, by its format or because of the field's name.
+pub fn search_field(name: &str, value: &[u8]) -> Option<&'static str> {
+    if value.len() < SHORTEST {
+        return None;
+    }
+    let rules = Rules::shipped();
+    search(value).or_else(|| named::field(rules, name, value).map(|kind| rules.kind(kind).name))
+}
+
+fn has_run(text: &[u8]) -> bool {
+    let mut has_run = false;
+    runs(text, |_| {
+        has_run = true;
+        false
+    });
+    has_run
+}
+
+/// All secrets in this text, also where it is escaped or encoded, in order and without overlaps.
+pub fn finds(text: &[u8], notation: Notation) -> Vec<Find> {
+    let mut found = Vec::new();
+    if text.len() < SHORTEST {
+        return found;
+    }
+    let rules = Rules::shipped();
+    decode::layers(text, notation, &mut |layer, back| {
+        let mut here = Vec::new();
+        whole(rules, layer, &mut |find| {
+            here.push(find);
+            true
+        });
+        if !here.is_empty() {
+            back(&mut here);
+            found.append(&mut here);
+        }
+    });
+    without_overlaps(found)
+}
+
+/// Looks for everything that one layer of a text can hold.
+fn whole(rules: &Rules, text: &[u8], on: &mut impl FnMut(Find) -> bool) {
+    let mut base64 = encoded::Base64::default();
+    runs(text, |run| scan_run(rules, text, run.clone(), Care::Sure, on) && base64.look(rules, text, run, on));
+    pem::private_keys(rules, text, on);
+    named::url_passwords(rules, text, on);
+}
+
+/// Looks at every run of characters that a secret can stand in. `on` says whether to go on.
+fn scan(rules: &Rules, text: &[u8], care: Care, on: &mut impl FnMut(Find) -> bool) {
+    runs(text, |run| scan_run(rules, text, run, care, on));
+}
+
+fn scan_run(rules: &Rules, text: &[u8], run: Range<usize>, care: Care, on: &mut impl FnMut(Find) -> bool) -> bool {
+    let mut at = run.start;
+    while at + SHORTEST <= run.end {
+        if let Some((kind, end)) = marked(rules, text, at, run.end - at, care) {
+            if !on(Find { kind, range: at..end, instead: None }) {
+                return false;
+            }
+            at = end;
+            continue;
+        }
+        if care == Care::Sure
+            && is_value(text, &run, at)
+            && let Some((kind, end)) = named::value(rules, text, at)
+        {
+            if !on(Find { kind, range: at..end, instead: None }) {
+                return false;
+            }
+            at = end;
+            continue;
+        }
+        at = next_word(text, at, run.end);
+    }
+    true
+}
+
+/// Whether a value may begin here: where the run does, or behind its first colon. Resources have names with more of them.
+fn is_value(text: &[u8], run: &Range<usize>, at: usize) -> bool {
+    at == run.start || text[at - 1] == b':' && !text[run.start..at - 1].contains(&b':')
+}
+
+/// Where the next word in a run begins.
+#[inline]
+fn next_word(text: &[u8], at: usize, end: usize) -> usize {
+    let rest = &text[at..end];
+    let word = rest.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(rest.len());
+    let gap = rest[word..].iter().position(u8::is_ascii_alphanumeric).unwrap_or(rest.len() - word);
+    at + word + gap
+}
+
+/// The secret with a mark of its own that begins here, in what is left of a run.
+#[inline]
+fn marked(rules: &Rules, text: &[u8], at: usize, left: usize, care: Care) -> Option<(usize, usize)> {
+    let is_secret = |Marked { kind, pattern }: &Marked| {
+        let end = pattern.end(text, at)?;
+        let is_sure = || judge::is_secret(rules, rules.kind(*kind), &text[at..end], pattern.fixed());
+        (care == Care::Shape || is_sure()).then_some((*kind, end))
+    };
+    let fixed = rules.beginning(text[at], text[at + 1]).iter().find_map(is_secret);
+    fixed.or_else(|| rules.classed().iter().filter(|marked| marked.pattern.least() <= left).find_map(is_secret))
 }
 
 /// Whether this path segment is `bot<digits>:<token>`, as Telegram's API wants it.
@@ -43,281 +218,41 @@ pub fn is_telegram_segment(segment: &[u8]) -> bool {
     (6..=12).contains(&digits.len())
         && digits.iter().all(u8::is_ascii_digit)
         && (30..=64).contains(&token.len())
-        && token.iter().all(|byte| Alphabet::Url.holds(*byte))
+        && token.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-fn begins(word: &[u8]) -> bool {
-    word.first().is_some_and(|first| STARTS[usize::from(*first)])
-}
-
-/// The kind of a secret that stands between full stops, as in a host name.
-fn part_kind(word: &[u8]) -> Option<&'static str> {
-    let mut parts = word.split(|byte| *byte == b'.').filter(|part| part.len() >= SHORTEST && part.len() < word.len());
-    parts.find_map(|part| begins(part).then(|| word_kind(part)).flatten())
-}
-
-fn word_kind(word: &[u8]) -> Option<&'static str> {
-    // A full stop ends a sentence more often than a token.
-    let word = word.strip_suffix(b".").unwrap_or(word);
-    if word.starts_with(b"eyJ") {
-        return is_jwt(word).then_some("jwt");
-    }
-    SHAPES.iter().find(|shape| shape.fits(word)).map(|shape| shape.kind)
-}
-
-/// Two JSON objects in base64url and a signature, which may be empty (JWS), or five parts (JWE).
-fn is_jwt(word: &[u8]) -> bool {
-    let mut parts = word.split(|byte| *byte == b'.');
-    let header = parts.next().unwrap_or_default();
-    let second = parts.next().unwrap_or_default();
-    let others = parts.count();
-    header.len() >= 10 && ((second.starts_with(b"eyJ") && others <= 1) || others == 3)
-}
-
-fn contains(text: &[u8], wanted: &[u8]) -> bool {
-    text.windows(wanted.len()).any(|window| window == wanted)
-}
-
-/// One format: what it begins with, how long the rest is, and what the rest is made of.
-struct Shape {
-    kind: &'static str,
-    prefix: &'static [u8],
-    rest: RangeInclusive<usize>,
-    alphabet: Alphabet,
-}
-
-impl Shape {
-    fn fits(&self, word: &[u8]) -> bool {
-        word.strip_prefix(self.prefix)
-            .is_some_and(|rest| self.rest.contains(&rest.len()) && rest.iter().all(|byte| self.alphabet.holds(*byte)))
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Alphabet {
-    /// Letters and digits.
-    Alnum,
-    /// Upper-case letters and digits.
-    Upper,
-    /// Lower-case hexadecimal digits.
-    Hex,
-    /// Letters, digits, `-` and `_`.
-    Url,
-    /// Letters, digits, `-`, `_` and `.`.
-    Dotted,
-}
-
-impl Alphabet {
-    fn holds(self, byte: u8) -> bool {
-        match self {
-            Self::Alnum => byte.is_ascii_alphanumeric(),
-            Self::Upper => byte.is_ascii_uppercase() || byte.is_ascii_digit(),
-            Self::Hex => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-            Self::Url => byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'),
-            Self::Dotted => byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'),
+fn merged(mut places: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    places.sort_unstable_by_key(|place| place.start);
+    let mut apart: Vec<Range<usize>> = Vec::with_capacity(places.len());
+    for place in places {
+        match apart.last_mut() {
+            Some(last) if place.start < last.end => last.end = last.end.max(place.end),
+            _ => apart.push(place),
         }
     }
+    apart
 }
 
-const fn shape(kind: &'static str, prefix: &'static str, min: usize, max: usize, alphabet: Alphabet) -> Shape {
-    Shape { kind, prefix: prefix.as_bytes(), rest: min..=max, alphabet }
+/// One find for each stretch of the text: the one of the more specific kind.
+fn without_overlaps(mut found: Vec<Find>) -> Vec<Find> {
+    found.sort_by_key(|find| (find.range.start, find.kind));
+    let mut apart: Vec<Find> = Vec::with_capacity(found.len());
+    for find in found {
+        match apart.last_mut() {
+            Some(last) if find.range.start < last.range.end => {
+                if find.range != last.range {
+                    last.instead = None;
+                } else if last.instead.is_none() {
+                    last.instead = find.instead;
+                }
+                last.range.end = last.range.end.max(find.range.end);
+                last.kind = last.kind.min(find.kind);
+            }
+            _ => apart.push(find),
+        }
+    }
+    apart
 }
-
-/// The shortest secret that is told by its shape: an AWS access key's identifier.
-const SHORTEST: usize = 20;
-
-/// Longer than any header field is.
-const ANY: usize = usize::MAX;
-
-/// The first that fits names the kind: longer prefixes stand before shorter ones.
-static SHAPES: &[Shape] = {
-    use Alphabet::{Alnum, Dotted, Hex, Upper, Url};
-    &[
-        shape("github_pat", "ghp_", 36, 255, Alnum),
-        shape("github_pat", "github_pat_", 60, 255, Url),
-        shape("github_token", "gho_", 36, 255, Alnum),
-        shape("github_token", "ghu_", 36, 255, Alnum),
-        shape("github_token", "ghs_", 36, ANY, Dotted),
-        shape("github_token", "ghr_", 36, 255, Alnum),
-        shape("gitlab", "glpat-", 20, 300, Dotted),
-        shape("gitlab", "glptt-", 20, 300, Dotted),
-        shape("gitlab", "gldt-", 20, 300, Dotted),
-        shape("gitlab", "glrt-", 20, 300, Dotted),
-        shape("gitlab", "glcbt-", 20, 300, Dotted),
-        shape("gitlab", "glagent-", 20, 300, Dotted),
-        shape("gitlab", "gloas-", 20, 300, Dotted),
-        shape("gitlab", "glsoat-", 20, 300, Dotted),
-        shape("aws_access_key", "AKIA", 16, 16, Upper),
-        shape("aws_access_key", "ASIA", 16, 16, Upper),
-        shape("aws_access_key", "ABIA", 16, 16, Upper),
-        shape("aws_access_key", "ACCA", 16, 16, Upper),
-        shape("anthropic", "sk-ant-", 20, 300, Url),
-        shape("openrouter", "sk-or-v1-", 40, 128, Hex),
-        shape("openai", "sk-proj-", 20, 300, Url),
-        shape("openai", "sk-svcacct-", 20, 300, Url),
-        shape("openai", "sk-admin-", 20, 300, Url),
-        shape("openai", "sk-", 48, 48, Alnum),
-        shape("api_key", "sk-", 32, 128, Alnum),
-        shape("slack", "xoxb-", 15, 300, Url),
-        shape("slack", "xoxp-", 15, 300, Url),
-        shape("slack", "xoxa-", 15, 300, Url),
-        shape("slack", "xoxr-", 15, 300, Url),
-        shape("slack", "xoxs-", 15, 300, Url),
-        shape("slack", "xoxc-", 15, 300, Url),
-        shape("slack", "xoxe-", 15, 300, Url),
-        shape("slack", "xoxe.xox", 15, 300, Url),
-        shape("slack", "xapp-", 15, 300, Url),
-        shape("stripe", "sk_live_", 16, 255, Alnum),
-        shape("stripe", "sk_test_", 16, 255, Alnum),
-        shape("stripe", "rk_live_", 16, 255, Alnum),
-        shape("stripe", "rk_test_", 16, 255, Alnum),
-        shape("stripe", "whsec_", 24, 255, Alnum),
-        shape("google_api_key", "AIza", 35, 35, Url),
-        shape("google_oauth", "ya29.", 20, ANY, Dotted),
-        shape("google_oauth", "GOCSPX-", 24, 40, Url),
-        shape("npm", "npm_", 36, 36, Alnum),
-        shape("pypi", "pypi-AgE", 50, ANY, Url),
-        shape("vault", "hvs.", 20, 300, Url),
-        shape("vault", "hvb.", 20, 300, Url),
-        shape("vault", "hvr.", 20, 300, Url),
-        shape("huggingface", "hf_", 30, 40, Alnum),
-        shape("groq", "gsk_", 40, 64, Alnum),
-        shape("xai", "xai-", 60, 100, Alnum),
-        shape("perplexity", "pplx-", 40, 64, Alnum),
-        shape("replicate", "r8_", 37, 37, Alnum),
-        shape("sendgrid", "SG.", 60, 72, Dotted),
-        shape("digitalocean", "dop_v1_", 64, 64, Hex),
-        shape("digitalocean", "doo_v1_", 64, 64, Hex),
-        shape("databricks", "dapi", 32, 34, Hex),
-        shape("shopify", "shpat_", 32, 64, Alnum),
-        shape("shopify", "shpca_", 32, 64, Alnum),
-        shape("shopify", "shppa_", 32, 64, Alnum),
-        shape("shopify", "shpss_", 32, 64, Alnum),
-        shape("linear", "lin_api_", 32, 64, Alnum),
-        shape("notion", "ntn_", 40, 64, Alnum),
-        shape("notion", "secret_", 43, 43, Alnum),
-        shape("postman", "PMAK-", 48, 64, Url),
-        shape("figma", "figd_", 36, 64, Url),
-        shape("new_relic", "NRAK-", 27, 27, Upper),
-        shape("grafana", "glsa_", 32, 64, Url),
-        shape("atlassian", "ATATT3", 100, ANY, Url),
-        shape("docker", "dckr_pat_", 20, 64, Url),
-        shape("docker", "dckr_oat_", 20, 64, Url),
-        shape("pulumi", "pul-", 40, 40, Hex),
-        shape("supabase", "sbp_", 40, 40, Hex),
-        shape("square", "sq0csp-", 40, 50, Url),
-        shape("age", "AGE-SECRET-KEY-1", 50, 64, Upper),
-    ]
-};
-
-/// What a word is made of: everything that a token of a listed format is made of.
-static WORD: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        // The cast is lossless: the loop ends at 255.
-        let each = byte as u8;
-        table[byte] = each.is_ascii_alphanumeric() || matches!(each, b'-' | b'_' | b'.');
-        byte += 1;
-    }
-    table
-};
-
-/// The bytes that a listed format begins with, so that most words are passed over after one look.
-static STARTS: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut index = 0;
-    while index < SHAPES.len() {
-        table[SHAPES[index].prefix[0] as usize] = true;
-        index += 1;
-    }
-    table[b'e' as usize] = true;
-    table
-};
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Made at run time, so that no scanner of repositories takes a test for a leak.
-    fn made(prefix: &str, rest: &str, length: usize) -> String {
-        let mut text = prefix.to_owned();
-        text.extend(rest.chars().cycle().take(length));
-        text
-    }
-
-    #[test]
-    fn known_formats_are_told() {
-        let table = [
-            ("github_pat", made("ghp_", "aB3", 36)),
-            ("github_pat", made("github_pat_", "aB3_", 82)),
-            ("github_token", made("ghs_", "aB3", 36)),
-            ("gitlab", made("glpat-", "aB3-_", 20)),
-            ("aws_access_key", made("AKIA", "AB7", 16)),
-            ("aws_access_key", made("ASIA", "AB7", 16)),
-            ("anthropic", made("sk-ant-api03-", "aB3-_", 95)),
-            ("openai", made("sk-proj-", "aB3-_", 100)),
-            ("openai", made("sk-", "aB3", 48)),
-            ("api_key", made("sk-", "0af", 32)),
-            ("slack", made("xoxb-1234567890-", "aB3", 24)),
-            ("stripe", made("sk_live_", "aB3", 24)),
-            ("google_api_key", made("AIza", "aB3-_", 35)),
-            ("google_oauth", made("ya29.", "aB3-_", 120)),
-            ("npm", made("npm_", "aB3", 36)),
-            ("pypi", made("pypi-AgEIcHlwaS5vcmc", "aB3-_", 100)),
-            ("vault", made("hvs.", "aB3-_", 90)),
-            ("huggingface", made("hf_", "aB", 34)),
-            ("sendgrid", made("SG.aBcDeFgHiJkLmNoPqRsTuV.", "aB3", 43)),
-            ("jwt", format!("{}.{}.{}", made("eyJ", "hbG", 20), made("eyJ", "zdW", 20), made("", "sIg-_", 43))),
-            ("jwt", format!("{}.{}.", made("eyJ", "hbG", 20), made("eyJ", "zdW", 20))),
-            ("jwt", format!("{}.a.b.c.d", made("eyJ", "hbG", 20))),
-            ("pem", "-----BEGIN RSA PRIVATE KEY-----\nMIIE".to_owned()),
-        ];
-        for (kind, text) in &table {
-            assert_eq!(find(text.as_bytes()), Some(*kind), "{text}");
-            assert_eq!(find(format!("x={text}; y=1").as_bytes()), Some(*kind), "in other words: {text}");
-        }
-    }
-
-    #[test]
-    fn harmless_text_is_left_alone() {
-        let table = [
-            "",
-            "application/json; charset=utf-8",
-            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36",
-            "0190b6f6-9d7c-7c3e-8b1a-2f6d5c4b3a21",
-            "da39a3ee5e6b4b0d3255bfef95601890afd80709",
-            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "eyJpZCI6MTIzNDU2Nzg5MCwib2Zmc2V0IjoxMH0",
-            "sk-learn-is-a-library-for-machine-learning-in-python",
-            "ghp_short",
-            "AKIA-is-a-prefix-of-identifiers",
-            "AKIAlowercaseletters",
-            "-----BEGIN CERTIFICATE-----",
-            "npm_config_registry_and_other_settings_here",
-            "hf_transfer_is_an_environment_setting_of_a_hub",
-            "W/\"67ab43d0c1f2e3a4b5c6d7e8f9\"",
-            "multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW",
-        ];
-        for text in table {
-            assert_eq!(find(text.as_bytes()), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn telegram_segments_are_told_from_robots() {
-        assert!(is_telegram_segment(made("bot123456789:", "aB3-_", 35).as_bytes()));
-        for other in ["bot", "bots", "bot123456789", "bot:token", "bot123456789:short", "robot123456789:x"] {
-            assert!(!is_telegram_segment(other.as_bytes()), "{other}");
-        }
-    }
-
-    #[test]
-    fn every_shape_is_made_of_whole_words_and_not_shorter_than_the_shortest() {
-        for shape in SHAPES {
-            assert!(shape.prefix.iter().all(|byte| WORD[usize::from(*byte)]), "{}", shape.kind);
-            assert!(shape.prefix.len() + shape.rest.start() >= SHORTEST, "{}", shape.kind);
-        }
-    }
-}
+mod tests;

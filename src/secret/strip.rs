@@ -4,6 +4,8 @@
 //! follows the standards of tracing and of the Model Context Protocol stays. A request that brings nothing is only read:
 //! nothing is copied, but for what is percent-encoded, which has to be decoded to be looked at.
 
+mod settle;
+
 use std::borrow::Cow;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -15,29 +17,34 @@ use http::{
 use percent_encoding::{percent_decode, percent_decode_str};
 use zeroize::Zeroizing;
 
-use super::{Found, detect, segment_kinds};
+use super::{Action, Found, detect, rules::GENERIC, segment_kinds};
+pub use settle::{Settled, Taken};
 
-/// Removes every secret from the head and notes the kind and place of each. A secret in the path is only noted.
-pub fn strip(parts: &mut Parts, found: &mut Vec<Found>) {
-    strip_headers(&mut parts.headers, found);
+/// Removes every secret from the head and notes the kind and place of each. A secret in the path is only noted. What was
+/// taken can be settled once the destination is known.
+pub fn strip(parts: &mut Parts, found: &mut Vec<Found>) -> Taken {
+    let mut taken = Taken::default();
+    strip_headers(&mut parts.headers, found, &mut taken);
     strip_userinfo(&mut parts.uri, found);
-    strip_query(&mut parts.uri, found);
+    strip_query(&mut parts.uri, found, &mut taken);
     for kind in segment_kinds(parts.uri.path()) {
-        note(found, kind, Cow::Borrowed("path"));
+        note(found, kind, Cow::Borrowed("path"), Action::Note);
     }
+    taken
 }
 
-fn strip_headers(headers: &mut HeaderMap, found: &mut Vec<Found>) {
+fn strip_headers(headers: &mut HeaderMap, found: &mut Vec<Found>, taken: &mut Taken) {
     let mut removed: Vec<HeaderName> = Vec::new();
     for (name, value) in headers.iter() {
         if let Some(kind) = header_kind(name.as_str(), value.as_bytes()) {
-            note(found, kind, header_place(name));
+            note(found, kind, header_place(name), Action::Strip);
             if removed.last() != Some(name) {
                 removed.push(name.clone());
             }
         }
     }
     for name in removed {
+        taken.keep(headers, &name);
         headers.remove(name);
     }
 }
@@ -50,11 +57,11 @@ fn header_kind(name: &str, value: &[u8]) -> Option<&'static str> {
     if name.ends_with("authorization") {
         return Some(authorization_kind(value));
     }
-    let known = detect::find(value);
+    let known = detect::search_field(name, value);
     match name {
         "cookie" | "cookie2" => Some(known.unwrap_or("cookie")),
         "csrf-token" | "x-csrf-token" | "xsrf-token" | "x-xsrf-token" => known,
-        _ if is_carrier(name) => Some(known.unwrap_or("api_key")),
+        _ if is_carrier(name) => Some(known.filter(|known| *known != GENERIC).unwrap_or("api_key")),
         _ => known,
     }
 }
@@ -102,7 +109,7 @@ fn authorization_kind(value: &[u8]) -> &'static str {
         return basic_kind(rest);
     }
     let scheme_kind = if scheme.eq_ignore_ascii_case(b"bearer") { "bearer" } else { "unknown" };
-    detect::find(value).unwrap_or(scheme_kind)
+    detect::search(value).unwrap_or(scheme_kind)
 }
 
 /// Git and many tools send a token as the password, or as the user, of `Basic`.
@@ -116,7 +123,7 @@ fn strip_userinfo(uri: &mut Uri, found: &mut Vec<Found>) {
         return;
     };
     let decoded: Cow<'_, [u8]> = percent_decode_str(userinfo).into();
-    note(found, detect::find(&decoded).unwrap_or("basic"), Cow::Borrowed("userinfo"));
+    note(found, detect::search(&decoded).unwrap_or("basic"), Cow::Borrowed("userinfo"), Action::Strip);
     let host = Authority::try_from(host).ok();
     let mut parts = std::mem::take(uri).into_parts();
     if host.is_none() {
@@ -127,17 +134,18 @@ fn strip_userinfo(uri: &mut Uri, found: &mut Vec<Found>) {
     *uri = Uri::from_parts(parts).unwrap_or_default();
 }
 
-fn strip_query(uri: &mut Uri, found: &mut Vec<Found>) {
+fn strip_query(uri: &mut Uri, found: &mut Vec<Found>, taken: &mut Taken) {
     let Some(query) = uri.query() else { return };
     if !query.split('&').any(|pair| parameter_kind(pair).is_some()) {
         return;
     }
+    taken.query = Some(Zeroizing::new(query.to_owned()));
     let mut kept = String::with_capacity(uri.path().len() + 1 + query.len());
     kept.push_str(uri.path());
     let mut separator = '?';
     for pair in query.split('&') {
         match parameter_kind(pair) {
-            Some(kind) => note(found, kind, parameter_place(pair)),
+            Some(kind) => note(found, kind, parameter_place(pair), Action::Strip),
             None => {
                 kept.push(separator);
                 kept.push_str(pair);
@@ -154,12 +162,13 @@ fn strip_query(uri: &mut Uri, found: &mut Vec<Found>) {
 fn parameter_kind(pair: &str) -> Option<&'static str> {
     let known = || {
         let decoded: Cow<'_, [u8]> = percent_decode_str(pair).into();
-        detect::find(&decoded)
+        detect::search(&decoded)
     };
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     match named_kind(name).filter(|_| !value.is_empty()) {
         Some("aws_sigv4") => Some("aws_sigv4"),
-        Some(kind) => Some(known().unwrap_or(kind)),
+        // What is told by the name alone, the list of names tells better.
+        Some(kind) => Some(known().filter(|known| *known != GENERIC).unwrap_or(kind)),
         None => known(),
     }
 }
@@ -202,8 +211,9 @@ fn named_kind(name: &str) -> Option<&'static str> {
     }
 }
 
-fn note(found: &mut Vec<Found>, kind: &'static str, place: Cow<'static, str>) {
-    let noted = Found { kind, place };
+/// Notes what was found, once for each place.
+pub(super) fn note(found: &mut Vec<Found>, kind: &'static str, place: Cow<'static, str>, action: Action) {
+    let noted = Found { kind, place, action };
     if found.len() < MOST_NOTED && !found.contains(&noted) {
         found.push(noted);
     }

@@ -16,11 +16,13 @@ use tokio::{
 
 use super::Sidecar;
 use crate::{
+    admin::{self, socket::Socket},
     config::{Listen, Upstreams},
     connection::{self, Slot},
     health,
     listener::{Destination, dns, proxy, transparent},
     refusal::Refusal,
+    task::Presented,
     telemetry::trace::TraceContext,
 };
 
@@ -37,6 +39,8 @@ pub struct Listeners {
     pub dns_tcp: Vec<TcpListener>,
     /// Health and metrics.
     pub health: Option<TcpListener>,
+    /// The admin API.
+    pub admin: Option<Socket>,
 }
 
 impl Listeners {
@@ -59,6 +63,9 @@ impl Listeners {
         }
         if let Some(address) = listen.health {
             bound.health = Some(tcp(address).await.with_context(|| format!("listen.health: {address}"))?);
+        }
+        if let Some(path) = &listen.admin {
+            bound.admin = Some(Socket::bind(path).with_context(|| format!("listen.admin: {}", path.display()))?);
         }
         Ok(bound)
     }
@@ -103,6 +110,9 @@ impl Listeners {
             let metrics = Arc::clone(sidecar.recorder.metrics());
             // Shutdown does not wait for it but ends it last, so that it is seen why the sidecar is not ready meanwhile.
             sidecar.drain.spawn_background(health::serve(listener, sidecar.readiness.clone(), metrics));
+        }
+        if let Some(socket) = self.admin {
+            sidecar.drain.spawn_background(admin::serve(socket, Arc::clone(sidecar)));
         }
     }
 }
@@ -162,7 +172,8 @@ fn admit(sidecar: &Arc<Sidecar>, stream: TcpStream, peer: SocketAddr, way: Way) 
                 let name = sidecar.names.name_of(addr.ip());
                 sidecar.drain.spawn(async move {
                     let _open = gauge;
-                    connection::open(serving, stream, peer, Destination::Dialled { addr, name }, None, slot).await;
+                    let destination = Destination::Dialled { addr, name };
+                    connection::open(serving, stream, peer, destination, Presented::Nothing, None, slot).await;
                 });
             }
             Err(refusal) => {

@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -48,6 +48,15 @@ pub struct Next {
     pub policy: config::Policy,
     /// Where calls may go.
     pub upstreams: Arc<Upstreams>,
+}
+
+/// Why what the files say now is not in use.
+#[derive(Debug)]
+pub struct Failure {
+    /// What is wrong with it.
+    pub error: String,
+    /// When it was tried last.
+    pub at: SystemTime,
 }
 
 /// Watches until it is dropped.
@@ -124,6 +133,8 @@ impl Follower {
             Ok(loaded) => self.follow(loaded).await,
             Err(failure) => {
                 self.sidecar.recorder.metrics().reload_failed();
+                let noted = Failure { error: failure.clone(), at: SystemTime::now() };
+                self.sidecar.reload_failure.store(Some(Arc::new(noted)));
                 // What is only tried again was told already.
                 if asked == Asked::Signal || self.failure.as_ref() != Some(&failure) {
                     tracing::error!(

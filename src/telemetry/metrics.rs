@@ -141,9 +141,12 @@ impl Metrics {
             self.refusals.get_or_create(&RefusalLabels { label: refusal.label() }).inc();
         }
         for found in &facts.secrets {
-            // A path can't be taken apart without asking for something else, so a secret in it is only noted.
-            let action = if found.place == "path" { "noted" } else { "stripped" };
+            let action = found.action.as_str();
             self.secrets.get_or_create(&SecretLabels { kind: found.kind, action }).inc();
+        }
+        if facts.answer.found() > 0 {
+            let labels = SecretLabels { kind: "injected", action: "scrubbed" };
+            self.secrets.get_or_create(&labels).inc_by(facts.answer.found());
         }
         if let Some(credential) = facts.credential.as_ref().filter(|_| ended.forwarded) {
             self.credentials.get_or_create(&CredentialLabels { kind: credential.kind, event: "injected" }).inc();
@@ -188,7 +191,11 @@ impl Metrics {
         list.register("tollgate_refusals", "Calls without an answer from the origin, by label", self.refusals.clone());
         list.register("tollgate_decisions", "Decisions of policy, by use of the cache", self.decisions.clone());
         list.register("tollgate_decision_duration_seconds", "Time to decide", self.decision_duration.clone());
-        list.register("tollgate_secrets", "Secrets that the agent sent, by kind and action", self.secrets.clone());
+        list.register(
+            "tollgate_secrets",
+            "Secrets that the agent sent or that came back to it, by kind and action",
+            self.secrets.clone(),
+        );
         list.register("tollgate_connections", "Open connections from the agent", self.connections.clone());
         list.register(
             "http_client_request_duration_seconds",

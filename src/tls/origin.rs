@@ -4,19 +4,27 @@
 
 use std::{fmt, io, sync::Arc};
 
-use rustls::{CertificateError, ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::CertificateDer};
+use rustls::{
+    CertificateError, ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::CertificateDer,
+    sign::SingleCertAndKey,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub use super::Alpn as OriginAlpn;
-use super::{Alpn, Error, H2, provider, server_name, truststore};
-use crate::{config, refusal::Refusal};
+use super::{Alpn, Error, H2, certificate::ClientCertificate, provider, server_name, truststore};
+use crate::{
+    config,
+    refusal::{CredentialRefusal, Refusal},
+};
 
 /// Opens verified TLS towards origins.
 ///
 /// Sessions are resumed within one choice of protocols only, since the store of the TLS library looks at the name and not
-/// at the protocol. No client certificate is ever sent, so a resumed session carries nobody's identity.
+/// at the protocol. A client certificate has configurations of its own, so that no session that was made with it, or
+/// without it, is resumed in any other way.
 pub struct OriginTls {
+    store: Arc<RootCertStore>,
     roots: Vec<CertificateDer<'static>>,
     http2_or_http1: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
@@ -40,12 +48,13 @@ impl OriginTls {
             return Err(Error::NoRoots(" (none can be parsed)".into()));
         }
         let (store, provider) = (Arc::new(store), provider());
-        let offering = |alpn: Option<Alpn>| verifying(&store, &provider, alpn);
+        let offering = |alpn: Option<Alpn>| verifying(&store, &provider, alpn, None);
         Ok(Self {
             http2_or_http1: offering(Some(Alpn::Http2OrHttp1))?,
             http1: offering(Some(Alpn::Http1))?,
             http2: offering(Some(Alpn::Http2))?,
             own: offering(None)?,
+            store,
             roots,
         })
     }
@@ -60,11 +69,20 @@ impl OriginTls {
     ///
     /// With [`Alpn::Http2`] an origin that does not answer `h2` is refused; otherwise one that answers nothing is left to
     /// the caller, who speaks HTTP/1.1. How long it may take is the caller's to bound.
-    pub async fn connect(&self, stream: TcpStream, host: &str, alpn: Alpn) -> Result<TlsStream<TcpStream>, Refusal> {
-        let config = match alpn {
-            Alpn::Http2OrHttp1 => &self.http2_or_http1,
-            Alpn::Http1 => &self.http1,
-            Alpn::Http2 => &self.http2,
+    ///
+    /// An origin that asks who we are is shown the certificate, if there is one.
+    pub async fn connect(
+        &self,
+        stream: TcpStream,
+        host: &str,
+        alpn: Alpn,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<TlsStream<TcpStream>, Refusal> {
+        let config = match (certificate, alpn) {
+            (Some(certificate), alpn) => self.showing(certificate, alpn)?,
+            (None, Alpn::Http2OrHttp1) => &self.http2_or_http1,
+            (None, Alpn::Http1) => &self.http1,
+            (None, Alpn::Http2) => &self.http2,
         };
         let name = server_name(host).ok_or(Refusal::OriginCertificate(WRONG_NAME))?.to_owned();
         let stream =
@@ -73,6 +91,14 @@ impl OriginTls {
             return Err(Refusal::OriginProtocol);
         }
         Ok(stream)
+    }
+
+    fn showing<'a>(&self, certificate: &'a ClientCertificate, alpn: Alpn) -> Result<&'a Arc<ClientConfig>, Refusal> {
+        let made = certificate.config(alpn, |shown| verifying(&self.store, &provider(), Some(alpn), Some(shown)));
+        made.map_err(|error| {
+            tracing::error!(%error, "client certificate not usable");
+            Refusal::Credential(CredentialRefusal::Malformed)
+        })
     }
 
     /// The same verification for our own calls: token endpoints and telemetry. The HTTP client adds the protocols.
@@ -91,11 +117,15 @@ fn verifying(
     roots: &Arc<RootCertStore>,
     provider: &Arc<CryptoProvider>,
     alpn: Option<Alpn>,
+    shown: Option<Arc<SingleCertAndKey>>,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+    let config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(Arc::clone(roots))
-        .with_no_client_auth();
+        .with_root_certificates(Arc::clone(roots));
+    let mut config = match shown {
+        Some(shown) => config.with_client_cert_resolver(shown),
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = alpn.map(Alpn::to_vec).unwrap_or_default();
     Ok(Arc::new(config))
 }
@@ -200,7 +230,7 @@ mod tests {
             let (stream, _) = listener.accept().await.unwrap();
             TlsAcceptor::from(server).accept(stream).await.ok()
         };
-        let dial = async { tls.connect(TcpStream::connect(address).await.unwrap(), host, alpn).await };
+        let dial = async { tls.connect(TcpStream::connect(address).await.unwrap(), host, alpn, None).await };
         let (served, connected) = tokio::join!(serve, dial);
         (connected, served.and_then(|stream| stream.get_ref().1.server_name().map(str::to_owned)))
     }
@@ -300,7 +330,7 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let serve = async { listener.accept().await.unwrap().0.write_all(answer).await };
             let dial = async {
-                world.tls.connect(TcpStream::connect(address).await.unwrap(), "a.test", Alpn::Http2OrHttp1).await
+                world.tls.connect(TcpStream::connect(address).await.unwrap(), "a.test", Alpn::Http2OrHttp1, None).await
             };
             let (_, result) = tokio::join!(serve, dial);
             assert_eq!(why(result), "origin_protocol");

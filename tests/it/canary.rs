@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -14,11 +17,14 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tracing::subscriber::DefaultGuard;
 
-use crate::actors::{
-    Answer, Issuer, Origin, Sidecar,
-    agent::{self, request, rest},
-    issuer::Behaviour,
-    sidecar::Setup,
+use crate::{
+    actors::{
+        Answer, Issuer, Origin, Sidecar,
+        agent::{self, request, rest},
+        issuer::Behaviour,
+        sidecar::Setup,
+    },
+    identity,
 };
 
 /// Says everything that it is asked, in every text of its answer. Reads are allowed, writes denied, and for a deletion
@@ -55,6 +61,23 @@ fn canary(place: usize) -> String {
     format!("ghp_{}{place:02}", "CaNaRy9".repeat(5).get(..34).expect("it is long enough"))
 }
 
+/// A service account token with this signature.
+fn identity_token(signature: &str) -> String {
+    let claims = json!({"sub": "system:serviceaccount:agents:tester", "aud": "tollgate", "exp": 4_000_000_000_u64});
+    format!("e30.{}.{signature}", URL_SAFE_NO_PAD.encode(claims.to_string()))
+}
+
+/// What STS answers: keys that sign, and the token that goes along.
+fn session_keys(secret: &str, token: &str) -> String {
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(15);
+    format!(
+        "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>\
+         <AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>\
+         <SessionToken>{token}</SessionToken><Expiration>{end}</Expiration>\
+         </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
+    )
+}
+
 /// Origins of several kinds, a sidecar in front of them, and everything that must not be seen.
 struct Scene {
     origin: Origin,
@@ -65,8 +88,11 @@ struct Scene {
     /// Its issuer's answer can't be used and holds a secret.
     starved: Origin,
     tunnel: Origin,
+    /// What goes there is signed.
+    bucket: Origin,
     issuer: Issuer,
     _chatty: Issuer,
+    _keys: Issuer,
     sidecar: Sidecar,
     logs: Logs,
     secrets: Vec<String>,
@@ -75,7 +101,7 @@ struct Scene {
 impl Scene {
     async fn new(setup: Setup) -> Self {
         let logs = Logs::listen();
-        let mut secrets: Vec<String> = (90..93).map(canary).collect();
+        let mut secrets: Vec<String> = (90..97).map(canary).collect();
         let words = json!({"error": "invalid_client", "error_description": secrets[2], "access_token": secrets[2]});
         let chatty = Issuer::start(Behaviour::Says(words.to_string().leak())).await;
         let issuer = Issuer::start(Behaviour::Issues { expires_in: 300 }).await;
@@ -85,29 +111,46 @@ impl Scene {
         let gone = Origin::https("gone.example.com").start().await;
         let starved = Origin::https("starved.example.com").start().await;
         let tunnel = Origin::https("tunnel.example.com").start().await;
+        let bucket = Origin::https("s3.eu-west-1.amazonaws.com").start().await;
+        let keys = Issuer::start(Behaviour::Says(session_keys(&secrets[4], &secrets[5]).leak())).await;
+        let role = "arn:aws:iam::123456789012:role/agent";
         let client = json!({"id": "tollgate", "secret": {"file": "client-secret"}});
         let token = |issuer: &Issuer| json!({"kind": "oauth_client_credentials", "token_endpoint": issuer.url("/token"), "client": client});
+        // A secret of somebody else's, which its issuer might say again.
+        let shown = json!({
+            "kind": "oauth_jwt_bearer",
+            "token_endpoint": chatty.url("/token"),
+            "client": {"id": "tollgate", "secret": {"file": "client-secret"}, "method": "client_secret_post"},
+            "assertion": {"token": {"file": "assertion"}},
+        });
         let sidecar = setup
             .file("key", &secrets[0])
             .file("client-secret", &secrets[1])
+            .file("assertion", &secrets[6])
+            .file("identity-token", &identity_token(&secrets[3]))
             .in_front_of_as(&origin, json!({"credential": "key"}))
             .in_front_of(&plain)
             .in_front_of_as(&tools, json!({"protocol": "mcp", "credential": "token"}))
             .in_front_of(&gone)
             .in_front_of_as(&starved, json!({"credential": "starved"}))
             .in_front_of_as(&tunnel, json!({"tls": "passthrough"}))
+            .in_front_of_as(&bucket, json!({"credential": "keys"}))
+            .set(json!({"agent": {"identity": {"kind": "kubernetes", "id": null, "token": "identity-token"}}}))
             .set(json!({"credentials": {
                 "key": {"kind": "file", "file": "key", "owner": "team-x"},
                 "token": token(&issuer),
-                "starved": token(&chatty),
+                "starved": shown,
+                "keys": {"kind": "aws", "role_arn": role, "sts_endpoint": keys.url("/"), "web_identity": {"file": "identity-token"}},
             }}))
             .start()
             .await;
+        identity::until(&sidecar, true).await;
         let gone_url = gone.url("");
         drop(gone);
         // What differs from one by its encoding alone is one too.
         secrets.push(STANDARD.encode(format!("user:{}", secrets[0])));
-        Self { origin, plain, tools, gone: gone_url, starved, tunnel, issuer, _chatty: chatty, sidecar, logs, secrets }
+        let (gone, _chatty, _keys) = (gone_url, chatty, keys);
+        Self { origin, plain, tools, gone, starved, tunnel, bucket, issuer, _chatty, _keys, sidecar, logs, secrets }
     }
 
     /// A secret that stands nowhere yet.
@@ -123,6 +166,8 @@ impl Scene {
         self.send_raw().await;
         let issued = self.issuer.issued();
         assert!(!issued.is_empty(), "tokens were minted");
+        let signed = self.bucket.requests();
+        assert_eq!(signed[0].header("x-amz-security-token"), Some(&*self.secrets[5]), "keys were minted and used");
         self.secrets.extend(issued);
 
         let records = self.sidecar.audit().await;
@@ -188,6 +233,18 @@ impl Scene {
             let mut call = request(Method::GET, &self.origin.url("/x"), "");
             call.headers_mut().insert(name, HeaderValue::try_from(self.next()).expect("a value"));
             calls.push((call, number % 2));
+        }
+        for spoken in [0, 1] {
+            let mut signed = request(Method::GET, &self.bucket.url("/x"), "");
+            let signature = format!(
+                "AWS4-HMAC-SHA256 Credential={}/20260101/eu-west-1/s3/aws4_request, SignedHeaders=host, Signature={}",
+                self.next(),
+                self.next()
+            );
+            for (name, value) in [("authorization", signature), ("x-amz-security-token", self.next())] {
+                signed.headers_mut().insert(name, HeaderValue::try_from(value).expect("a value"));
+            }
+            calls.push((signed, spoken));
         }
         let mut upgrade = request(Method::GET, &self.origin.url("/socket"), "");
         for (name, value) in [
@@ -342,13 +399,13 @@ fn said(answer: &Answer) -> Option<String> {
 }
 
 /// The log lines of everything that runs on this thread, as `--log trace` shows them.
-struct Logs {
+pub struct Logs {
     lines: Arc<Mutex<Vec<u8>>>,
     _guard: DefaultGuard,
 }
 
 impl Logs {
-    fn listen() -> Self {
+    pub fn listen() -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let writer = Arc::clone(&lines);
         let subscriber = tracing_subscriber::fmt()
@@ -359,7 +416,7 @@ impl Logs {
         Self { lines, _guard: tracing::subscriber::set_default(subscriber) }
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.lines.lock().expect("no writer panics")).into_owned()
     }
 }

@@ -1,6 +1,7 @@
 //! Real clients, unchanged, in an environment that holds nothing but what they need to come to the sidecar and to trust
 //! it. What they are given here is what `docs/clients.md` says.
 
+mod custody;
 mod git;
 mod grpc;
 
@@ -255,7 +256,7 @@ fn sorted(mut lines: Vec<String>) -> Vec<String> {
 }
 
 /// Whether this machine has what the client needs; in CI it must.
-fn are_there(needs: &[&str]) -> bool {
+pub(crate) fn are_there(needs: &[&str]) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     let on_path = |program: &str| env::split_paths(&path).any(|dir| dir.join(program).is_file());
     let missing = |need: &&&str| if need.contains('/') { !resolved(need).exists() } else { !on_path(need) };
@@ -266,7 +267,7 @@ fn are_there(needs: &[&str]) -> bool {
 }
 
 /// A program by its name on `PATH`, or a file below `target`.
-fn resolved(name: &str) -> PathBuf {
+pub(crate) fn resolved(name: &str) -> PathBuf {
     if name.contains('/') { Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(name) } else { name.into() }
 }
 

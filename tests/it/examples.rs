@@ -40,6 +40,27 @@ fn every_example_loads_and_passes_its_policy_tests() {
     assert!(seen > 0);
 }
 
+/// The example has each line of the presets, and is checked whole.
+#[test]
+fn the_presets_for_placeholders_are_those_of_the_example() {
+    let example = repository("examples/placeholders");
+    let read = |name: &str| fs::read_to_string(example.join(name)).expect("it is part of the repository");
+    let (configuration, environment) = (read("tollgate.yaml"), read("agent.env"));
+    let text = document("placeholders.md");
+    let blocks = text.split("```yaml\n").skip(1).map(|block| block.split("```").next().expect("it ends"));
+    let mut presets = 0;
+    for line in blocks.flat_map(str::lines) {
+        assert!(configuration.lines().any(|given| given == line), "{line}");
+        presets += usize::from(line.contains("placeholder: "));
+    }
+    assert!(presets > 10, "{presets}");
+    for (name, value) in environment.lines().filter_map(|line| line.split_once('=')) {
+        assert!(text.contains(&format!("`{name}")), "{name}");
+        let is_placeholder = configuration.contains(&format!("placeholder: {value}}}"));
+        assert!(is_placeholder || value.len() < 16, "{name}");
+    }
+}
+
 /// The one block of YAML in docs/configuration.md.
 fn documented_configuration() -> String {
     let text = document("configuration.md");
@@ -60,6 +81,10 @@ fn the_documented_configuration_is_valid() {
 #[test]
 fn the_documented_configuration_has_every_key_that_is_served() {
     let yaml = documented_configuration();
+    // Each kind of credential has a page of its own.
+    let pages = fs::read_dir(repository("docs").join("credentials")).expect("there are pages");
+    let pages: String =
+        pages.map(|page| fs::read_to_string(page.expect("it can be read").path()).expect("it is text")).collect();
     let schema: Value = serde_json::from_str(&document("config.schema.json")).expect("JSON");
     let definitions = schema["$defs"].as_object().expect("there are definitions");
     let served = |text: &Value| !text.as_str().is_some_and(|text| text.contains("Not available in this version"));
@@ -71,7 +96,10 @@ fn the_documented_configuration_has_every_key_that_is_served() {
         for (key, property) in object["properties"].as_object().into_iter().flatten() {
             let for_redis = key == "url";
             if served(&property["description"]) && !for_redis {
-                assert!(yaml.contains(&format!("{key}:")), "{key} is not documented");
+                let told = yaml.contains(&format!("{key}:"))
+                    || pages.contains(&format!("{key}:"))
+                    || pages.contains(&format!("`{key}`"));
+                assert!(told, "{key} is not documented");
                 checked += 1;
             }
         }

@@ -1,7 +1,7 @@
 //! The fail-closed matrix: whatever is unknown, wrong, slow or gone, the agent sees a documented refusal, the origin sees
 //! nothing, and the record says why.
 //!
-//! A [`Row`] stands for each label of `src/refusal.rs`. The two that can't be provoked from outside stand in
+//! A [`Row`] stands for each label of `src/refusal.rs`. Those that can't be provoked, or not before the origin, stand in
 //! [`ELSEWHERE`].
 
 mod credentials;
@@ -9,6 +9,7 @@ mod endings;
 mod origins;
 mod policies;
 mod requests;
+mod tasks;
 
 use std::{collections::BTreeSet, fs, path::Path, pin::Pin};
 
@@ -68,7 +69,7 @@ async fn told(mut sidecar: Sidecar, origin: &Origin, answer: impl ToString) -> T
 }
 
 fn rows() -> Vec<Row> {
-    [policies::rows(), requests::rows(), credentials::rows(), origins::rows(), endings::rows()]
+    [policies::rows(), tasks::rows(), requests::rows(), credentials::rows(), origins::rows(), endings::rows()]
         .into_iter()
         .flatten()
         .collect()
@@ -76,6 +77,24 @@ fn rows() -> Vec<Row> {
 
 /// A label without a row, the file and the unit test that cover it instead, and why there is no row.
 const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
+    (
+        "origin_coding",
+        "tests/it/scrubbing.rs",
+        "an_answer_that_cannot_be_looked_through_is_refused",
+        "the origin has to see a call before it can answer like that",
+    ),
+    (
+        "credential_budget_spent",
+        "src/credential/pace.rs",
+        "a_budget_is_spent_and_fills_again",
+        "an issuer has to be asked three hundred times before",
+    ),
+    (
+        "credential_circuit_open",
+        "src/credential/pace.rs",
+        "failures_in_a_row_break_the_circuit_and_one_success_closes_it",
+        "an issuer has to fail five times before",
+    ),
     ("panicked", "src/exchange.rs", "a_panic_inside_is_a_refusal", "no request is known that makes the sidecar panic"),
     (
         "policy_panicked",

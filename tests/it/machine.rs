@@ -105,7 +105,7 @@ impl Network {
 }
 
 /// A program that is killed when the thread that starts it ends, also where that is killed itself.
-fn ending_with_us(program: &str) -> Command {
+pub fn ending_with_us(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]);
     command

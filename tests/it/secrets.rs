@@ -195,3 +195,120 @@ async fn policy_sees_kind_and_place_of_what_was_taken() {
     assert_eq!(sidecar.agent().send(call).await.to_string(), "403 brought_a_key");
     assert_eq!(sidecar.agent().get(&origin.url("/")).await.to_string(), "200");
 }
+
+fn pat() -> String {
+    format!("ghp_{}", "aB3dE6gH9kL2".repeat(3))
+}
+
+/// A sidecar in front of an origin that does this with secrets.
+async fn treating(secrets: serde_json::Value) -> (Origin, Sidecar) {
+    let origin = Origin::https("api.example.com").start().await;
+    let sidecar = Sidecar::permissive().in_front_of_as(&origin, json!({"secrets": secrets})).start().await;
+    (origin, sidecar)
+}
+
+#[tokio::test]
+async fn a_body_loses_its_secrets_and_stays_what_it_was() {
+    let (origin, mut sidecar) = treating(json!({"bodies": true})).await;
+    let pat = pat();
+    let body = format!(r#"{{ "a": [1.0, "see \u0067{}"], "b": "caf\u00e9" }}"#, &pat[1..]);
+    let mut call = request(Method::POST, &origin.url("/x"), &body);
+    for (name, value) in [("content-type", "application/json"), ("content-md5", "x"), ("x-kept", "yes")] {
+        call.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+
+    let answer = sidecar.agent().send(call).await;
+
+    assert_eq!(answer.to_string(), "200");
+    let seen = &origin.requests()[0];
+    assert_eq!(seen.body, r#"{ "a": [1.0, "see REDACTED"], "b": "caf\u00e9" }"#);
+    assert_eq!(seen.header("content-length"), Some(seen.body.len().to_string().as_str()));
+    assert_eq!((seen.header("content-md5"), seen.header("x-kept")), (None, Some("yes")));
+    sidecar.ended().await;
+    let record = sidecar.audit().await.remove(0);
+    assert_eq!(record["secrets"], json!([{"kind": "github_pat", "where": "body:/a/1"}]));
+    let metrics = sidecar.metrics();
+    assert!(metrics.contains(r#"tollgate_secrets_total{kind="github_pat",action="redacted"} 1"#), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_kind_that_is_refused_goes_nowhere() {
+    let (origin, mut sidecar) = treating(json!({"kinds": {"github_pat": "refuse"}})).await;
+    let mut call = request(Method::GET, &origin.url("/x"), "");
+    let value = HeaderValue::try_from(format!("Bearer {}", pat())).expect("a value");
+    call.headers_mut().insert("authorization", value);
+
+    let answer = sidecar.agent().send(call).await;
+
+    assert_eq!(answer.to_string(), "403 secret_refused");
+    assert_eq!(origin.requests().len(), 0);
+    sidecar.ended().await;
+    assert_eq!(sidecar.records().await, ["GET api.example.com secret_refused"]);
+}
+
+#[tokio::test]
+async fn what_is_observed_passes_and_is_seen_by_nobody_else() {
+    let (origin, mut sidecar) = treating(json!({"mode": "observe"})).await;
+    let pat = pat();
+    let mut call = request(Method::GET, &origin.url(&format!("/x?token={pat}&q=1")), "");
+    let value = HeaderValue::try_from(format!("Bearer {pat}")).expect("a value");
+    call.headers_mut().insert("authorization", value);
+
+    let answer = sidecar.agent().send(call).await;
+
+    assert_eq!(answer.to_string(), "200");
+    let seen = &origin.requests()[0];
+    assert_eq!(seen.target, format!("/x?token={pat}&q=1"));
+    assert_eq!(seen.header("authorization"), Some(format!("Bearer {pat}").as_str()));
+    sidecar.ended().await;
+    let record = sidecar.audit().await.remove(0);
+    assert_eq!(record["secrets"].as_array().map(Vec::len), Some(2), "{record}");
+    assert!(!record.to_string().contains(&pat), "{record}");
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_text_stream_and_compressed_text_is_refused() {
+    let (origin, sidecar) = treating(json!({"bodies": true})).await;
+    let pat = pat();
+    for (media, coding, told) in
+        [("application/octet-stream", None, "200"), ("application/json", Some("gzip"), "403 unsupported_protocol")]
+    {
+        let mut call = request(Method::POST, &origin.url("/x"), &pat);
+        call.headers_mut().insert("content-type", HeaderValue::from_static(media));
+        if let Some(coding) = coding {
+            call.headers_mut().insert("content-encoding", HeaderValue::from_static(coding));
+        }
+        assert_eq!(sidecar.agent().send(call).await.to_string(), told, "{media}");
+    }
+    assert_eq!(origin.requests().len(), 1);
+    assert_eq!(origin.requests()[0].body, pat);
+}
+
+#[tokio::test]
+async fn what_passes_all_the_same_passes_no_rule_that_it_would_not_have_passed() {
+    let token = format!("ghp_{}", "a1B2".repeat(9));
+    for mode in ["observe", "redact"] {
+        let (origin, sidecar) = treating(json!({"mode": mode})).await;
+        let agent = sidecar.agent();
+        let send = async |name: &'static str, value: String, target: String| {
+            let mut call = request(Method::GET, &origin.url(&target), "");
+            call.headers_mut().insert(name, HeaderValue::try_from(value).expect("a value"));
+            agent.send(call).await.to_string()
+        };
+
+        for name in ["x-original-url", "x-rewrite-url", "x-forwarded-host", "txn-token", "x-forwarded-access-token"] {
+            assert_eq!(send(name, format!("/admin?t={token}"), "/x".into()).await, "200", "{name}");
+            assert_eq!(origin.requests().pop().expect("it arrived").header(name), None, "{mode} {name}");
+        }
+        let before = origin.requests().len();
+        for name in ["x-http-method-override", "x_original_url"] {
+            let refused = send(name, format!("DELETE;{token}"), "/x".into()).await;
+            assert_eq!(refused, "400 malformed_request", "{mode} {name}");
+        }
+        if mode == "observe" {
+            let target = format!("/x?a=1;t={token};_method=DELETE");
+            assert_eq!(send("x-kept", "yes".into(), target).await, "400 malformed_request");
+        }
+        assert_eq!(origin.requests().len(), before);
+    }
+}

@@ -154,7 +154,7 @@ async fn tunnel(sidecar: &Sidecar, origin: &Origin) -> TcpStream {
     tunnel
 }
 
-async fn socket(sidecar: &Sidecar, origin: &Origin) -> Result<(TokioIo<Upgraded>, agent::Connection), Answer> {
+pub async fn socket(sidecar: &Sidecar, origin: &Origin) -> Result<(TokioIo<Upgraded>, agent::Connection), Answer> {
     let url = origin.url("/socket").parse().expect("a URL");
     let mut connection = sidecar.agent().connection(&url).await.expect("the destination is configured");
     let mut call = request(Method::GET, &origin.url("/socket"), "");
@@ -162,6 +162,7 @@ async fn socket(sidecar: &Sidecar, origin: &Origin) -> Result<(TokioIo<Upgraded>
         ("connection", "Upgrade"),
         ("upgrade", "websocket"),
         ("sec-websocket-version", "13"),
+        ("sec-websocket-extensions", "permessage-deflate"),
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ] {
         call.headers_mut().insert(name, HeaderValue::from_static(value));

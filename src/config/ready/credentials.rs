@@ -1,6 +1,14 @@
 //! Credentials: shape, then meaning.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+mod aws;
+mod cloud;
+mod github_app;
+mod mtls;
+mod oauth;
+mod spiffe;
+mod vault;
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, Uri};
 use serde_json::Value;
@@ -10,10 +18,10 @@ use super::{Check, at};
 use crate::{
     config::{
         document::{Document, Place},
-        settings::{Credential, FileCredential, Later, OauthClientCredentials, Placement},
+        settings::{BasicUser, Credential, FileCredential, Placement},
         values::SecretPlace,
     },
-    credential::{self, Declaration, SecretValue, Source},
+    credential::{self, Declaration, SecretValue, Source, file::Register},
 };
 
 /// Settles each credential on its own and hides all of them. Read as a tagged enum, a problem would lose its place.
@@ -35,39 +43,34 @@ pub(super) fn settle(document: &mut Document) -> BTreeMap<String, Credential> {
 
 fn settle_one(document: &mut Document, place: &Place) -> Option<Credential> {
     let kind_place = place.key("kind");
-    let kind = document.text(&kind_place);
-    let later: fn(Later) -> Credential = match kind.as_deref() {
-        Some("file") => {
-            document.hide(&kind_place);
-            return document.settle::<FileCredential>(place).map(Credential::File);
+    let Some(kind) = document.text(&kind_place) else {
+        if document.wrote(&kind_place) || document.settle::<BTreeMap<String, Value>>(place).is_some() {
+            document.report(&kind_place, format!("expected the name of a kind: {KINDS}"));
         }
-        Some("oauth_client_credentials") => {
-            document.hide(&kind_place);
-            return document.settle::<OauthClientCredentials>(place).map(Credential::OauthClientCredentials);
-        }
-        Some("github_app") => Credential::GithubApp,
-        Some("vault") => Credential::Vault,
-        Some("oauth_token_exchange") => Credential::OauthTokenExchange,
-        Some("oauth_jwt_bearer") => Credential::OauthJwtBearer,
-        Some("id_jag") => Credential::IdJag,
-        Some("aws") => Credential::Aws,
-        Some("gcp") => Credential::Gcp,
-        Some("azure") => Credential::Azure,
-        Some("kubernetes") => Credential::Kubernetes,
-        Some("spiffe_jwt") => Credential::SpiffeJwt,
-        Some("spiffe_x509") => Credential::SpiffeX509,
-        Some("mtls") => Credential::Mtls,
-        Some(_) => {
-            document.report(&kind_place, "unknown kind; this version knows file and oauth_client_credentials");
-            return None;
-        }
-        None if document.wrote(&kind_place) || document.settle::<BTreeMap<String, Value>>(place).is_some() => {
-            document.report(&kind_place, "expected the name of a kind: file or oauth_client_credentials");
-            return None;
-        }
-        None => return None,
+        return None;
     };
-    document.settle(place).map(later)
+    let settle: fn(&mut Document, &Place) -> Option<Credential> = match kind.as_str() {
+        "file" => |document, place| document.settle(place).map(Credential::File),
+        "oauth_client_credentials" => |document, place| document.settle(place).map(Credential::OauthClientCredentials),
+        "oauth_token_exchange" => |document, place| document.settle(place).map(Credential::OauthTokenExchange),
+        "oauth_jwt_bearer" => |document, place| document.settle(place).map(Credential::OauthJwtBearer),
+        "id_jag" => |document, place| document.settle(place).map(Credential::IdJag),
+        "vault" => |document, place| document.settle(place).map(Credential::Vault),
+        "aws" => |document, place| document.settle(place).map(Credential::Aws),
+        "gcp" => |document, place| document.settle(place).map(Credential::Gcp),
+        "azure" => |document, place| document.settle(place).map(Credential::Azure),
+        "github_app" => |document, place| document.settle(place).map(Credential::GithubApp),
+        "kubernetes" => |document, place| document.settle(place).map(Credential::Kubernetes),
+        "spiffe_jwt" => |document, place| document.settle(place).map(Credential::SpiffeJwt),
+        "spiffe_x509" => |document, place| document.settle(place).map(Credential::SpiffeX509),
+        "mtls" => |document, place| document.settle(place).map(Credential::Mtls),
+        _ => {
+            document.report(&kind_place, format!("unknown kind; expected one of {KINDS}"));
+            return None;
+        }
+    };
+    document.hide(&kind_place);
+    settle(document, place)
 }
 
 /// The declarations of all credentials that this version serves.
@@ -81,33 +84,58 @@ pub(super) fn declarations(
         if let Err(message) = super::destinations::name(name) {
             check.document.report(&place, message);
         }
-        let (source, placement, max_ttl) = match credential {
-            Credential::File(file) => (from_file(check, &place, file), &file.placement, file.max_ttl),
-            Credential::OauthClientCredentials(oauth) => {
-                (from_issuer(check, &place, oauth), &oauth.placement, oauth.max_ttl)
-            }
-            Credential::GithubApp(_)
-            | Credential::Vault(_)
-            | Credential::OauthTokenExchange(_)
-            | Credential::OauthJwtBearer(_)
-            | Credential::IdJag(_)
-            | Credential::Aws(_)
-            | Credential::Gcp(_)
-            | Credential::Azure(_)
-            | Credential::Kubernetes(_)
-            | Credential::SpiffeJwt(_)
-            | Credential::SpiffeX509(_)
-            | Credential::Mtls(_) => {
-                check.unavailable(&place.key("kind"), credential.kind());
-                continue;
-            }
-        };
-        let placement = placed(check, &place.key("as"), placement);
-        let max_ttl = check.positive(&place.key("max_ttl"), max_ttl);
-        declarations
-            .insert(name.clone(), Arc::new(Declaration { name: name.as_str().into(), source, placement, max_ttl }));
+        declarations.insert(name.clone(), Arc::new(declaration(check, &place, name, credential)));
     }
     declarations
+}
+
+fn declaration(check: &mut Check<'_>, place: &Place, name: &str, credential: &Credential) -> Declaration {
+    let (source, (placement, max_ttl)) = match credential {
+        Credential::SpiffeX509(it) => return certificate(name, spiffe::x509(check, place, it)),
+        Credential::Mtls(it) => return certificate(name, mtls::mtls(check, place, it)),
+        Credential::Aws(it) => {
+            let (source, placement) = aws::aws(check, place, it);
+            let max_ttl = check.positive(&place.key("max_ttl"), it.max_ttl);
+            return Declaration { name: name.into(), source, placement, max_ttl };
+        }
+        Credential::File(it) => (from_file(check, place, it), (&it.placement, it.max_ttl)),
+        Credential::OauthClientCredentials(it) => {
+            (oauth::client_credentials(check, place, it), (&it.placement, it.max_ttl))
+        }
+        Credential::OauthTokenExchange(it) => (oauth::token_exchange(check, place, it), (&it.placement, it.max_ttl)),
+        Credential::OauthJwtBearer(it) => (oauth::jwt_bearer(check, place, it), (&it.placement, it.max_ttl)),
+        Credential::IdJag(it) => (oauth::id_jag(check, place, it), (&it.placement, it.max_ttl)),
+        Credential::Vault(it) => (vault::vault(check, place, it), (&it.placement, it.max_ttl)),
+        Credential::Gcp(it) => (cloud::gcp(check, place, it), (&it.placement, it.max_ttl)),
+        Credential::Azure(it) => (cloud::azure(check, place, it), (&it.placement, it.max_ttl)),
+        Credential::GithubApp(it) => (github_app::github_app(check, place, it), (&it.placement, it.max_ttl)),
+        Credential::Kubernetes(it) => (cloud::kubernetes(check, place, it), (&it.placement, it.max_ttl)),
+        Credential::SpiffeJwt(it) => (spiffe::jwt(check, place, it), (&it.placement, it.max_ttl)),
+    };
+    let placement = match &source {
+        Source::Vault(vault) if vault.certifies() => credential::Placement::Certificate,
+        _ => placed(check, &place.key("as"), placement),
+    };
+    if placement == credential::Placement::BasicPair && !matches!(source, Source::Vault(_)) {
+        check.document.report(&place.key("as").key("basic"), "expected the name of a user; only vault makes one");
+    }
+    let max_ttl = check.positive(&place.key("max_ttl"), max_ttl);
+    Declaration { name: name.into(), source, placement, max_ttl }
+}
+
+/// A URL that paths are put behind; this one where none was written.
+fn base_url(check: &mut Check<'_>, place: &Place, written: Option<&str>, usual: &str) -> String {
+    let url = written.unwrap_or(usual);
+    issuer_url(check, place, url);
+    if url.contains(['?', '#']) {
+        check.document.report(place, "has a query or a fragment");
+    }
+    url.trim_end_matches('/').to_owned()
+}
+
+/// A certificate, which ends when it ends.
+fn certificate(name: &str, source: Source) -> Declaration {
+    Declaration { name: name.into(), source, placement: credential::Placement::Certificate, max_ttl: Duration::MAX }
 }
 
 fn from_file(check: &mut Check<'_>, place: &Place, written: &FileCredential) -> Source {
@@ -125,39 +153,7 @@ fn from_file(check: &mut Check<'_>, place: &Place, written: &FileCredential) -> 
         }
         end
     });
-    Source::File { file, owner: check.required(&place.key("owner"), written.owner.as_deref()), expires }
-}
-
-fn from_issuer(check: &mut Check<'_>, place: &Place, written: &OauthClientCredentials) -> Source {
-    let endpoint = place.key("token_endpoint");
-    let token_endpoint = check.required(&endpoint, written.token_endpoint.as_deref());
-    issuer_url(check, &endpoint, &token_endpoint);
-    if let Some(url) = &written.revocation_endpoint {
-        issuer_url(check, &place.key("revocation_endpoint"), url);
-    }
-    let scope =
-        |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
-    for (index, _) in written.scopes.iter().enumerate().filter(|(_, text)| !scope(text)) {
-        check.document.report(&place.key("scopes").index(index), "not a scope (RFC 6749 section 3.3)");
-    }
-    if let Some(audience) = &written.audience {
-        check.required(&place.key("audience"), Some(audience));
-    }
-    let client_place = place.key("client");
-    let client = written.client.as_ref();
-    if client.is_none() {
-        check.document.report(&client_place, "is required: {id: …, secret: {file: …}}");
-    }
-    let client_id = client.map(|client| check.required(&client_place.key("id"), client.id.as_deref()));
-    let secret = client.map(|client| secret(check, &client_place.key("secret"), client.secret.as_ref()));
-    Source::OauthClientCredentials {
-        token_endpoint,
-        revocation_endpoint: written.revocation_endpoint.clone(),
-        client_id: client_id.unwrap_or_default(),
-        client_secret: secret.unwrap_or_else(|| credential::SecretPlace::File(Default::default())),
-        scopes: written.scopes.clone(),
-        audience: written.audience.clone(),
-    }
+    Source::File(Register { file, owner: check.required(&place.key("owner"), written.owner.as_deref()), expires })
 }
 
 fn secret(check: &mut Check<'_>, place: &Place, written: Option<&SecretPlace>) -> credential::SecretPlace {
@@ -181,7 +177,8 @@ fn secret(check: &mut Check<'_>, place: &Place, written: Option<&SecretPlace>) -
 fn placed(check: &mut Check<'_>, place: &Place, written: &Placement) -> credential::Placement {
     match written {
         Placement::Bearer => {}
-        Placement::Basic(user) => {
+        Placement::Basic(BasicUser::Fields { .. }) => return credential::Placement::BasicPair,
+        Placement::Basic(BasicUser::Name(user)) => {
             if user.is_empty() || user.contains(|c: char| c == ':' || c.is_control()) {
                 check.document.report(
                     &place.key("basic"),
@@ -231,6 +228,9 @@ fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
+
+const KINDS: &str = "file, vault, oauth_client_credentials, oauth_token_exchange, oauth_jwt_bearer, id_jag, aws, gcp, \
+                     azure, github_app, kubernetes, spiffe_jwt, spiffe_x509 or mtls";
 
 /// Headers that frame a message or belong to one connection; a credential there would change what is sent where.
 const FRAMING: [&str; 11] = [

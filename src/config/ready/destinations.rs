@@ -16,6 +16,7 @@ use crate::{
     },
     credential::Declaration,
     origin::address::{Class, check_floor},
+    secret::{Treatment, rules::Rules},
 };
 
 /// All destinations, no two of which claim the same host and port.
@@ -80,7 +81,9 @@ fn upstream(
         zone: destination.zone.as_str().into(),
         environment: destination.environment.as_str().into(),
         classification: destination.classification,
+        secrets: secrets(check, place, destination),
         credential: credential(check, place, destination, credentials),
+        placeholder: placeholder(check, place, destination),
     }
 }
 
@@ -139,6 +142,38 @@ fn protocol(check: &mut Check<'_>, place: &Place, destination: &Destination) -> 
         (Protocol::Opaque, TlsMode::Passthrough) | (Protocol::Mcp, TlsMode::Intercept) | (Protocol::Http, _) => {}
     }
     protocol
+}
+
+fn placeholder(check: &mut Check<'_>, place: &Place, destination: &Destination) -> Option<Arc<str>> {
+    let written = destination.placeholder.as_deref()?;
+    let place = place.key("placeholder");
+    // A short one would be found where nobody put it.
+    if written.len() < 16 || !written.bytes().all(|byte| byte.is_ascii_graphic()) {
+        check.document.report(&place, "expected at least 16 printable characters without blanks");
+    }
+    if destination.credential.is_none() {
+        check.document.report(&place, "stands for the destination's credential, and there is none");
+    }
+    Some(written.into())
+}
+
+fn secrets(check: &mut Check<'_>, place: &Place, destination: &Destination) -> Treatment {
+    let written = &destination.secrets;
+    let place = place.key("secrets");
+    if written.bodies && (destination.tls == TlsMode::Passthrough || destination.protocol == settings::Protocol::Opaque)
+    {
+        check
+            .document
+            .report(&place.key("bodies"), "bodies that are passed through are not seen; needs tls: intercept");
+    }
+    let mut kinds = BTreeMap::new();
+    for (kind, mode) in &written.kinds {
+        match Rules::shipped().kinds().find(|known| known.name == kind) {
+            Some(known) => drop(kinds.insert(known.name, *mode)),
+            None => check.document.report(&place.key("kinds").key(kind), "is no kind of policy/secrets.yaml"),
+        }
+    }
+    Treatment { mode: written.mode, kinds, bodies: written.bodies }
 }
 
 fn credential(

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     config::{HostPattern, Otlp, OtlpProtocol, Protocol, document::LONGEST_FILE},
-    credential::{Placement, SecretPlace, Source},
+    credential::{Placement, SecretPlace, Source, file::Register, oauth::authentication::Authentication},
 };
 
 fn parse_with(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
@@ -67,14 +67,8 @@ limits: {connections: 1024, header_bytes: 64KiB, inspect_bytes: 1MiB, inspect_to
 #[test]
 fn the_example_of_the_contract_fails_only_on_what_is_not_available_yet() {
     insta::assert_snapshot!(parse_with(CONTRACT, &[]).unwrap_err(), @r"
-    f:11: listen.admin: the admin API is not available in this version
-    f:28: credentials.github-app.kind: github_app is not available in this version
-    f:30: credentials.db.kind: vault is not available in this version
-    f:31: credentials.graph.kind: oauth_token_exchange is not available in this version
-    f:32: credentials.s3.kind: aws is not available in this version
     f:35: policy.bundles: fetching bundles is not available in this version
     f:39: tasks.source[0]: txn_token is not available in this version
-    f:39: tasks.source[1]: header is not available in this version
     f:40: approvals: approval by people is not available in this version
     f:41: audit.decision_logs: sending decision logs is not available in this version
     ");
@@ -82,24 +76,25 @@ fn the_example_of_the_contract_fails_only_on_what_is_not_available_yet() {
 
 #[test]
 fn the_example_of_the_contract_without_that_loads() {
-    let left_out = ["  admin:", "  github-app:", "  db:", "  graph:", "  s3:", "  bundles:", "approvals:"];
+    let left_out = ["  bundles:", "approvals:"];
     let kept = CONTRACT.lines().filter(|line| !left_out.iter().any(|start| line.starts_with(start)));
     let text = kept
         .map(|line| {
-            line.replace("credential: github-app", "credential: legacy")
-                .replace("[txn_token, header, static]", "[static]")
+            line.replace("[txn_token, header, static]", "[header, static]")
                 .replace(", decision_logs: {url: \"https://x/logs\"}", "")
                 + "\n"
         })
         .collect::<String>();
     let config = parse_with(&text, &[]).unwrap();
     assert_eq!(config.agent.name, "triage-bot");
-    assert_eq!(config.task, Some(StaticTask { purpose: "triage".into(), ttl: Duration::from_secs(3600) }));
+    assert_eq!(config.tasks.fixed, Some(StaticTask::new("triage", Duration::from_secs(3600))));
     assert_eq!(config.audit.durable, Durability::BeforeForward);
     assert_eq!(config.limits.inspect_total, 32 << 20);
     let github = config.upstreams.find("api.github.com", 443).unwrap();
     assert_eq!(github.environment.as_ref(), "prod");
-    assert_eq!(github.credential.as_ref().unwrap().name.as_ref(), "legacy");
+    assert_eq!(github.credential.as_ref().unwrap().name.as_ref(), "github-app");
+    let kinds: Vec<_> = config.credentials.values().map(|declaration| declaration.kind()).collect();
+    assert_eq!(kinds, ["vault", "github_app", "oauth_token_exchange", "file", "aws"]);
 }
 
 #[test]
@@ -114,7 +109,7 @@ fn everything_but_the_identity_has_a_default() {
         ("tollgate/decision", Duration::from_millis(10))
     );
     assert_eq!((config.policy.cache_entries, config.policy.cache_ttl), (10_000, Duration::from_secs(5)));
-    assert_eq!((config.task, config.telemetry.otlp), (None, None));
+    assert_eq!((config.tasks, config.telemetry.otlp), (Tasks::default(), None));
     assert_eq!(config.audit, Audit { file: None, durable: Durability::Buffered, rotate: None });
     let expected = Limits {
         connections: 1024,
@@ -162,6 +157,21 @@ fn a_destination_is_made_ready() {
 }
 
 #[test]
+fn what_is_done_with_secrets_is_chosen_by_kinds_that_are_known() {
+    let chosen = "secrets: {mode: redact, kinds: {github_pat: refuse}, bodies: true}";
+    let config = parse_with(&format!("{AGENT}destinations: {{a: {{hosts: [a.example], {chosen}}}}}"), &[]).unwrap();
+    let treatment = &config.upstreams.find("a.example", 443).expect("it is there").secrets;
+    assert_eq!(treatment.in_head("github_pat"), crate::secret::Mode::Refuse);
+    assert_eq!((treatment.in_head("slack"), treatment.bodies), (crate::secret::Mode::Redact, true));
+
+    let wrong =
+        "destinations: {a: {hosts: [a.example], tls: passthrough, secrets: {kinds: {github: refuse}, bodies: true}}}";
+    let found = parse_with(&format!("{AGENT}{wrong}"), &[]).unwrap_err();
+    assert!(found.contains("secrets.kinds.github: is no kind"), "{found}");
+    assert!(found.contains("secrets.bodies: "), "{found}");
+}
+
+#[test]
 fn credentials_are_made_ready() {
     let text = format!(
         "{AGENT}credentials:\n  legacy: {{kind: file, file: secrets/legacy, as: {{header: X-Api-Key}}, owner: team-x, \
@@ -172,12 +182,13 @@ fn credentials_are_made_ready() {
     let legacy = &config.credentials["legacy"];
     assert_eq!(legacy.placement, Placement::Header(http::HeaderName::from_static("x-api-key")));
     assert_eq!(legacy.max_ttl, Duration::from_secs(900));
-    let Source::File { file, owner, expires } = &legacy.source else { panic!("{legacy:?}") };
+    let Source::File(Register { file, owner, expires }) = &legacy.source else { panic!("{legacy:?}") };
     assert_eq!((file.as_path(), owner.as_str()), (Path::new("/etc/tollgate/secrets/legacy"), "team-x"));
     assert_eq!(*expires, Some(std::time::UNIX_EPOCH + Duration::from_secs(1_801_440_000)));
     let api = &config.credentials["api"];
     assert_eq!((api.placement.clone(), api.max_ttl), (Placement::Bearer, Duration::from_secs(300)));
-    let Source::OauthClientCredentials { client_secret: SecretPlace::Value(secret), .. } = &api.source else {
+    let Source::Oauth(oauth) = &api.source else { panic!("{api:?}") };
+    let Authentication::Basic(SecretPlace::Value(secret)) = &oauth.server.client.authentication else {
         panic!("{api:?}")
     };
     assert_eq!(secret.0.as_str(), "s3cr3t-value");
@@ -219,7 +230,7 @@ credentials:
   nameless: {file: /x}
   strange: {kind: magic}
 policy: {budget: 10, decision: 'data.tollgate', cache: {ttl: 0s}}
-tasks: {source: [header]}
+tasks: {source: [static, header], max_ttl: 0s}
 audit: {durable: buffered}
 limits: {connections: 0, header_bytes: 1KiB, inspect_bytes: 64MiB, json_depth: 1000}
 ";
@@ -227,10 +238,9 @@ limits: {connections: 0, header_bytes: 1KiB, inspect_bytes: 64MiB, json_depth: 1
     assert!(!found.contains("hunter2"));
     insta::assert_snapshot!(found, @r#"
     f:1: mode: unknown value `enforced`, expected `enforce` or `shadow`
-    f:2: agent.identity.kind: spiffe is not available in this version
+    f:2: agent.identity.socket: is required, here or in SPIFFE_ENDPOINT_SOCKET: unix:///run/spire/agent.sock
     f:2: agent.name: is empty
     f:3: listen.transparent: expected an address and a port such as `127.0.0.1:15001`
-    f:3: listen.admin: the admin API is not available in this version
     f:3: listen.health: overlaps with the address of listen.proxy
     f:6: destinations.github.hosts[3]: expected a string, found integer `5`
     f:6: destinations.github.hosts[1]: not a host; give a name or an address alone, without scheme, port or path
@@ -259,12 +269,14 @@ limits: {connections: 0, header_bytes: 1KiB, inspect_bytes: 64MiB, json_depth: 1
     f:27: credentials.inline.token_endpoint: expected https; http only to a loopback address such as 127.0.0.1
     f:28: credentials.inline.client.secret: expected `{file: PATH}` or `{env: NAME}`; a secret itself never stands in the configuration
     f:29: credentials.inline.scopes[0]: not a scope (RFC 6749 section 3.3)
-    f:30: credentials.nameless.kind: expected the name of a kind: file or oauth_client_credentials
-    f:31: credentials.strange.kind: unknown kind; this version knows file and oauth_client_credentials
+    f:30: credentials.nameless.kind: expected the name of a kind: file, vault, oauth_client_credentials, oauth_token_exchange, oauth_jwt_bearer, id_jag, aws, gcp, azure, github_app, kubernetes, spiffe_jwt, spiffe_x509 or mtls
+    f:31: credentials.strange.kind: unknown kind; expected one of file, vault, oauth_client_credentials, oauth_token_exchange, oauth_jwt_bearer, id_jag, aws, gcp, azure, github_app, kubernetes, spiffe_jwt, spiffe_x509 or mtls
     f:32: policy.budget: expected a duration such as `10ms`, `30s`, `15m` or `1h`
     f:32: policy.decision: expected the path of a rule below `data`, such as `tollgate/decision`
     f:32: policy.cache.ttl: expected more than 0
-    f:33: tasks.source[0]: header is not available in this version
+    f:33: tasks.source[0]: static holds for every call, so it stands last
+    f:33: tasks.source: names static, but there is no tasks.static
+    f:33: tasks.max_ttl: expected more than 0
     f:35: limits.inspect_bytes: larger than limits.inspect_total
     f:35: limits.connections: expected a number from 1 to 1048576
     f:35: limits.header_bytes: expected from 8KiB to 16MiB
@@ -297,12 +309,14 @@ fn profiles_and_durability_agree() {
 
 #[test]
 fn a_problem_that_follows_from_another_is_not_reported() {
-    // A credential that does not fit, and one of a kind to come, are not missing as well.
+    // Credentials that do not fit are not missing as well.
     let text = "destinations:\n  a: {hosts: [a.example], credential: x}\n  b: {hosts: [b.example], credential: y}\n\
                 credentials:\n  x: 5\n  y: {kind: mtls}\n";
     insta::assert_snapshot!(problems(text), @r"
     f:6: credentials.x: expected a mapping of keys, found integer `5`
-    f:7: credentials.y.kind: mtls is not available in this version
+    f:7: credentials.y.certificate: is required: {file: PATH} or {env: NAME}
+    f:7: credentials.y.key: is required: {file: PATH} or {env: NAME}
+    f:7: credentials.y.owner: is required
     ");
     assert_eq!(
         problems("destinations: {a: {hosts: 5}}\n"),

@@ -1,11 +1,31 @@
 //! Credentials as written.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+mod aws;
+mod cloud;
+mod github_app;
+mod mtls;
+mod oauth;
+mod spiffe;
+mod vault;
+
+use std::{path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::values::{Day, Period, SecretPlace};
+use crate::config::values::{Day, Period};
+pub use aws::{AwsCredential, AwsWebIdentity};
+pub use cloud::{AccountName, Azure, Gcp, Kubernetes, PodName};
+pub use github_app::GithubApp;
+pub use mtls::Mtls;
+pub use oauth::{
+    ClientAssertion, IdentityProvider, Oauth, OauthClient, OauthToken, RequestedType, SecretMethod, ShownType,
+};
+pub use spiffe::{SpiffeJwt, SpiffeX509};
+pub use vault::{
+    VaultAlgorithm, VaultAppRole, VaultAuth, VaultCertificate, VaultCredential, VaultJwt, VaultKubernetes,
+    VaultSecretId, VaultSigned,
+};
 
 /// One credential. Holds no secret, only where one stands or who issues it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -14,35 +34,32 @@ pub enum Credential {
     /// A long-lived secret in a file: the exception register.
     File(FileCredential),
     /// OAuth 2.0 client credentials (RFC 6749 section 4.4).
-    OauthClientCredentials(OauthClientCredentials),
-    /// Not available in this version.
-    GithubApp(Later),
-    /// Not available in this version.
-    Vault(Later),
-    /// Not available in this version.
-    OauthTokenExchange(Later),
-    /// Not available in this version.
-    OauthJwtBearer(Later),
-    /// Not available in this version.
-    IdJag(Later),
-    /// Not available in this version.
-    Aws(Later),
-    /// Not available in this version.
-    Gcp(Later),
-    /// Not available in this version.
-    Azure(Later),
-    /// Not available in this version.
-    Kubernetes(Later),
-    /// Not available in this version.
-    SpiffeJwt(Later),
-    /// Not available in this version.
-    SpiffeX509(Later),
-    /// Not available in this version.
-    Mtls(Later),
+    OauthClientCredentials(Box<Oauth>),
+    /// Installation tokens of a GitHub App.
+    GithubApp(GithubApp),
+    /// A secret of OpenBao or HashiCorp Vault.
+    Vault(Box<VaultCredential>),
+    /// OAuth 2.0 token exchange (RFC 8693).
+    OauthTokenExchange(Box<Oauth>),
+    /// OAuth 2.0 with a JWT as the grant (RFC 7523).
+    OauthJwtBearer(Box<Oauth>),
+    /// OAuth 2.0 across two issuers: an identity assertion of one is the grant at the other (ID-JAG).
+    IdJag(Box<Oauth>),
+    /// Keys for AWS, which requests are signed with.
+    Aws(AwsCredential),
+    /// Google Cloud by workload identity federation.
+    Gcp(Gcp),
+    /// Microsoft Entra ID by a federated credential.
+    Azure(Azure),
+    /// A token of a Kubernetes service account.
+    Kubernetes(Kubernetes),
+    /// A JWT-SVID of the agent's own identity.
+    SpiffeJwt(SpiffeJwt),
+    /// The X.509-SVID of the agent's own identity, as a client certificate.
+    SpiffeX509(SpiffeX509),
+    /// A client certificate in files: the exception register.
+    Mtls(Mtls),
 }
-
-/// The keys of a kind that this version does not serve.
-pub type Later = BTreeMap<String, serde_json::Value>;
 
 /// A long-lived secret in a file: an exception with an owner and an end. Re-read on change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -64,43 +81,6 @@ pub struct FileCredential {
     pub max_ttl: Period,
 }
 
-/// Tokens from an OAuth 2.0 issuer, for one task and one destination.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct OauthClientCredentials {
-    /// Where tokens are asked for; https, or http to a loopback address. Example: `https://issuer.example/token`.
-    #[schemars(required)]
-    pub token_endpoint: Option<String>,
-    /// Where they are revoked (RFC 7009), where the issuer can. Example: `https://issuer.example/revoke`.
-    pub revocation_endpoint: Option<String>,
-    /// Who we are to the issuer.
-    #[schemars(required)]
-    pub client: Option<OauthClient>,
-    /// The scopes that are asked for. Example: `[read]`.
-    #[serde(default)]
-    pub scopes: Vec<String>,
-    /// The audience that is asked for. Example: `https://api.example.com`.
-    pub audience: Option<String>,
-    /// The longest life of a token that is accepted. Example: `15m`.
-    #[serde(default = "max_ttl")]
-    pub max_ttl: Period,
-    /// How it goes onto a request. Example: `bearer`.
-    #[serde(default, rename = "as")]
-    pub placement: Placement,
-}
-
-/// A client of an OAuth issuer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct OauthClient {
-    /// The client's identifier. Example: `tollgate`.
-    #[schemars(required)]
-    pub id: Option<String>,
-    /// Where the client's secret stands. Example: `{file: /run/secrets/client-secret}`.
-    #[schemars(required)]
-    pub secret: Option<SecretPlace>,
-}
-
 /// How a credential goes onto a request.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -109,11 +89,26 @@ pub enum Placement {
     #[default]
     Bearer,
     /// `Authorization: Basic …` with this user. Example: `{basic: build}`.
-    Basic(String),
+    Basic(BasicUser),
     /// A header of its own. Example: `{header: X-Api-Key}`.
     Header(String),
     /// A query parameter. Example: `{query: api_key}`.
     Query(String),
+}
+
+/// The user that goes with a secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum BasicUser {
+    /// This one. Example: `build`.
+    Name(String),
+    /// The one that the issuer made. Example: `{user: username, password: password}`.
+    Fields {
+        /// The field of the secret with the user's name. Example: `username`.
+        user: String,
+        /// The field of the secret with the password. Example: `password`.
+        password: String,
+    },
 }
 
 impl Credential {

@@ -1,13 +1,15 @@
-use std::{fs, task::Poll};
+use std::{fs, path::Path, task::Poll};
 
 use futures_util::future::join_all;
 use tokio::{sync::watch, time::advance};
 
 use super::{
     super::{
-        Placement, SecretPlace, SecretValue,
+        Onto, Placement, Source,
         endpoint::{Endpoint, Reply, Seen, client},
         entries::SWEEP_FROM,
+        file::Register,
+        testing::client_credentials,
     },
     *,
 };
@@ -25,7 +27,7 @@ impl Subject {
     fn new() -> Self {
         let (sender, events) = watch::channel(Vec::new());
         let note: Events = Arc::new(move |_, event| sender.send_modify(|all| all.push(event)));
-        Self { store: Store::new(client(), note), events }
+        Self { store: Store::new(client(), super::super::testing::identity(), Journal::default(), note), events }
     }
 
     async fn obtain(&self, declaration: &Arc<Declaration>) -> Result<Arc<Credential>, CredentialRefusal> {
@@ -76,14 +78,7 @@ fn obligations(scopes: Option<&[&str]>, max_ttl: Option<Duration>) -> Obligation
 fn oauth(token_endpoint: String, revocation_endpoint: Option<String>) -> Arc<Declaration> {
     Arc::new(Declaration {
         name: "issued".into(),
-        source: Source::OauthClientCredentials {
-            token_endpoint,
-            revocation_endpoint,
-            client_id: "tollgate".into(),
-            client_secret: SecretPlace::Value(SecretValue(Zeroizing::new("canary-client".to_owned()))),
-            scopes: vec!["read".into(), "write".into()],
-            audience: None,
-        },
+        source: Source::Oauth(Box::new(client_credentials(&token_endpoint, revocation_endpoint.as_deref()))),
         placement: Placement::Bearer,
         max_ttl: Duration::from_secs(900),
     })
@@ -92,7 +87,7 @@ fn oauth(token_endpoint: String, revocation_endpoint: Option<String>) -> Arc<Dec
 fn file(path: &Path, expires: Option<SystemTime>) -> Arc<Declaration> {
     Arc::new(Declaration {
         name: "legacy".into(),
-        source: Source::File { file: path.into(), owner: "team-x".into(), expires },
+        source: Source::File(Register { file: path.into(), owner: "team-x".into(), expires }),
         placement: Placement::Bearer,
         max_ttl: Duration::from_secs(900),
     })
@@ -115,7 +110,7 @@ async fn issuer(life: u64) -> (Endpoint, Arc<Declaration>) {
 
 fn value(credential: &Credential) -> String {
     let (mut parts, ()) = http::Request::new(()).into_parts();
-    credential.apply(&mut parts).unwrap();
+    credential.apply(&mut parts, &Onto { host: "api.test", port: 443, body: None, signing: None }).unwrap();
     parts.headers["authorization"].to_str().unwrap().to_owned()
 }
 
@@ -500,4 +495,86 @@ async fn debug_shows_no_secret() {
     let credential = subject.obtain(&declaration).await.unwrap();
     let shown = format!("{declaration:?} {credential:?} {:?}", subject.store);
     assert!(!shown.contains("canary"), "{shown}");
+}
+
+#[tokio::test]
+async fn what_a_task_caused_ends_with_it_and_a_late_call_gets_nothing() {
+    let (endpoint, declaration) = issuer(600).await;
+    let subject = Subject::new();
+    let obligations = Obligations::default();
+    for id in ["t", "other"] {
+        subject.obtain_for(&declaration, &obligations, &task(id)).await.unwrap();
+    }
+
+    subject.store.end(&"t".into());
+
+    assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
+    let late = subject.obtain_for(&declaration, &obligations, &task("t")).await;
+    assert_eq!(late.unwrap_err(), CredentialRefusal::Expired);
+    subject.obtain_for(&declaration, &obligations, &task("other")).await.unwrap();
+    assert_eq!(endpoint.minted(), 2);
+}
+
+#[tokio::test]
+async fn a_changed_task_gets_new_credentials_and_what_was_decided_before_gets_none() {
+    let (endpoint, declaration) = issuer(600).await;
+    let subject = Subject::new();
+    let obligations = Obligations::default();
+    let at = |epoch| Task { epoch, ..task("t") };
+    subject.obtain_for(&declaration, &obligations, &at(1)).await.unwrap();
+
+    subject.store.renew(&"t".into(), 2);
+
+    let before = subject.obtain_for(&declaration, &obligations, &at(1)).await;
+    assert_eq!(before.unwrap_err(), CredentialRefusal::Expired);
+    let now = subject.obtain_for(&declaration, &obligations, &at(2)).await.unwrap();
+    assert_eq!(value(&now), "Bearer canary-2");
+    assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
+}
+
+#[tokio::test]
+async fn a_credential_that_is_given_up_is_revoked_and_the_next_call_gets_another() {
+    let (endpoint, declaration) = issuer(600).await;
+    let subject = Subject::new();
+    let first = subject.obtain(&declaration).await.unwrap();
+
+    subject.store.rotate(&first);
+    subject.store.rotate(&first);
+
+    assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
+    assert_eq!(value(&subject.obtain(&declaration).await.unwrap()), "Bearer canary-2");
+    assert_eq!(subject.events().iter().filter(|event| **event == Event::Rotated).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_tasks_at_once_spend_the_budget_and_no_more() {
+    let (endpoint, declaration) = issuer(600).await;
+    let subject = Arc::new(Subject::new());
+    let calls = (0..1000).map(|number| {
+        let (subject, declaration) = (Arc::clone(&subject), Arc::clone(&declaration));
+        tokio::spawn(async move {
+            subject.obtain_for(&declaration, &Obligations::default(), &task(&format!("t{number}"))).await.err()
+        })
+    });
+    let refused: Vec<_> = join_all(calls).await.into_iter().filter_map(Result::unwrap).collect();
+    assert!(refused.iter().all(|refusal| *refusal == CredentialRefusal::BudgetSpent), "{refused:?}");
+    assert!((690..=700).contains(&refused.len()), "{}", refused.len());
+    assert_eq!(endpoint.minted(), 1000 - refused.len());
+}
+
+#[tokio::test]
+async fn what_was_minted_for_a_destination_ends_when_that_is_switched_off() {
+    let (endpoint, declaration) = issuer(600).await;
+    let subject = Subject::new();
+    let (api, other) = (upstream("api", &declaration), upstream("other", &declaration));
+    let obligations = Obligations::default();
+    for upstream in [&api, &other] {
+        let task = task("t");
+        let wanted = Wanted { declaration: &declaration, upstream, obligations: &obligations, task: &task };
+        subject.store.bound(&wanted).await.unwrap();
+    }
+
+    subject.store.end_destination("api");
+
+    assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
 }

@@ -211,7 +211,7 @@ mod tests {
         let keeping = place.keep(&readiness);
         let disturbing = async {
             write(r#"{"plugins":[{"type":"bridge"}]}"#);
-            sleep(AGAIN).await;
+            sleep(AGAIN * 3 / 2).await;
             assert!(readiness.is_ready());
             write("");
             sleep(AGAIN * 3).await;

@@ -153,7 +153,7 @@ fn a_secret_that_policy_repeats_is_not_passed_on() {
     let pat = format!("ghp_{}", "a".repeat(36));
     let said = format!(r#"{{"decision": "deny", "reason": "no {pat}", "message": "Not {pat}.", "rule": "r {pat}"}}"#);
     let answer = decode(&said).unwrap();
-    assert_eq!([&*answer.reason, &*answer.message, &*answer.rule], ["no REDACTED", "Not REDACTED", "r REDACTED"]);
+    assert_eq!([&*answer.reason, &*answer.message, &*answer.rule], ["no REDACTED", "Not REDACTED.", "r REDACTED"]);
     let clean = decode(r#"{"decision": "deny", "reason": "late", "message": "Too late."}"#).unwrap();
     assert_eq!([&*clean.reason, &*clean.message], ["late", "Too late."]);
 }

@@ -13,7 +13,7 @@ use crate::{
     config::Classification,
     credential::Declaration,
     secret::Found,
-    task,
+    task::{self, Counts},
 };
 
 /// One field of the schema.
@@ -122,7 +122,7 @@ const fn unfilled(path: &'static str, shape: Shape) -> Field {
 /// The whole schema.
 pub const FIELDS: &[Field] = &[
     scalar("schema", |_| Leaf::U64(1)),
-    scalar("agent.id", |d| Leaf::Str(&d.input.agent.id)),
+    scalar("agent.id", |d| Leaf::maybe_str(d.input.agent.id.known())),
     scalar("agent.name", |d| Leaf::Str(&d.input.agent.name)),
     scalar("agent.namespace", |d| Leaf::maybe_str(d.input.agent.namespace.as_deref())),
     scalar("agent.pod", |d| Leaf::maybe_str(d.input.agent.pod.as_deref())),
@@ -131,9 +131,10 @@ pub const FIELDS: &[Field] = &[
         labels => Leaf::Texts(labels),
     }),
     scalar("agent.assurance", |d| Leaf::Str(d.input.assurance.as_str())),
-    scalar("subject.kind", |_| Leaf::Str("none")),
-    unfilled("subject.id_hash", Shape::Scalar),
-    unfilled("subject.verified", Shape::Scalar),
+    scalar("subject.kind", |d| Leaf::Str(d.input.task.subject.as_ref().map_or("none", |_| "user"))),
+    scalar("subject.id_hash", |d| Leaf::maybe_str(d.input.task.subject.as_ref().map(|subject| &*subject.id_hash))),
+    // Whoever opened the task named the person; no signature says so.
+    scalar("subject.verified", |d| d.input.task.subject.as_ref().map_or(Leaf::Undefined, |_| Leaf::Bool(false))),
     scalar("task.id", |d| in_task(d, &d.input.task.id)),
     scalar("task.source", |d| Leaf::Str(d.input.task.source.as_str())),
     scalar("task.purpose", |d| in_task(d, &d.input.task.purpose)),
@@ -141,10 +142,10 @@ pub const FIELDS: &[Field] = &[
     scalar("task.ceiling", |d| Leaf::maybe_str(d.input.task.ceiling.map(Classification::as_str))),
     scalar("task.expires_at", |d| d.input.task.expires_at.map_or(Leaf::Undefined, Leaf::Time)),
     scalar("task.epoch", |d| Leaf::U64(d.input.task.epoch)),
-    unfilled("task.history.calls", Shape::Scalar),
-    unfilled("task.history.hosts", Shape::Scalar),
+    scalar("task.history.calls", |d| counted(d, |history| history.calls)),
+    scalar("task.history.hosts", |d| counted(d, |history| history.hosts)),
     unfilled("task.history.sensitive_actions", Shape::Scalar),
-    unfilled("task.history.denied", Shape::Scalar),
+    scalar("task.history.denied", |d| counted(d, |history| history.denied)),
     unfilled("task.taint", Shape::Scalar),
     unfilled("delegation.depth", Shape::Scalar),
     unfilled("delegation.chain", Shape::List),
@@ -200,9 +201,13 @@ pub const FIELDS: &[Field] = &[
 /// A call that belongs to no task has no task's name or purpose.
 fn in_task<'a>(document: Document<'a>, text: &'a str) -> Leaf<'a> {
     match document.input.task.source {
-        task::Source::Static => Leaf::Str(text),
+        task::Source::Header | task::Source::Static => Leaf::Str(text),
         task::Source::None => Leaf::Undefined,
     }
+}
+
+fn counted<'a>(document: Document<'a>, count: impl FnOnce(Counts) -> u64) -> Leaf<'a> {
+    document.input.history.map_or(Leaf::Undefined, |history| Leaf::U64(count(history)))
 }
 
 fn mcp(document: Document<'_>) -> Option<&McpCall> {

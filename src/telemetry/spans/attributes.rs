@@ -5,6 +5,7 @@ use std::{borrow::Cow, fmt::Write};
 use crate::{
     audit::{Ended, Facts, Outcome, version},
     policy::CacheUse,
+    task::Task,
     telemetry::{metrics::known_method, protobuf::Value},
 };
 
@@ -77,6 +78,9 @@ fn of_http(facts: &Facts, room: &mut String, to: &mut impl Attributes) {
         to.put("network.peer.port", address.port());
     }
     to.known("http.response.status_code", facts.status);
+    if facts.answer.refused.is_some() {
+        to.put("http.request.resend_count", 1_u16);
+    }
     to.put("http.request.body.size", count(facts.bytes_sent()));
     to.put("http.response.body.size", count(facts.response_bytes));
 }
@@ -85,6 +89,7 @@ fn of_ours(ended: &Ended<'_>, to: &mut impl Attributes) {
     let facts = ended.facts;
     to.put("tollgate.decision.id", &*ended.id.text());
     to.put("tollgate.assurance", ended.agent.assurance.as_str());
+    to.known("tollgate.identity.serial", facts.identity.as_deref());
     to.known("tollgate.effect", facts.call.effect.map(|effect| effect.as_str()));
     if let Some(decision) = &facts.decision {
         to.put("tollgate.decision", decision.verdict.as_str());
@@ -97,6 +102,7 @@ fn of_ours(ended: &Ended<'_>, to: &mut impl Attributes) {
         to.said("tollgate.task.id", &task.id);
         to.put("tollgate.task.epoch", count(task.epoch));
         to.said("tollgate.task.purpose", &task.purpose);
+        to.known("tollgate.flow", flow(task, facts));
     }
     if let Some(upstream) = &facts.upstream {
         to.said("tollgate.destination", &upstream.name);
@@ -106,6 +112,16 @@ fn of_ours(ended: &Ended<'_>, to: &mut impl Attributes) {
         to.put("tollgate.credential.kind", credential.kind);
         to.said("tollgate.credential.fingerprint", &credential.fingerprint);
     }
+    if facts.answer.found() > 0 {
+        to.put("tollgate.answer.scrubbed", count(facts.answer.found()));
+    }
+}
+
+/// Whether the task said that it needs such a call, where it said anything.
+fn flow(task: &Task, facts: &Facts) -> Option<&'static str> {
+    let (manifest, effect) = (task.manifest.as_ref()?, facts.call.effect?);
+    let covered = facts.upstream.as_ref().is_some_and(|upstream| manifest.covers(&upstream.name, effect));
+    Some(if covered { "in_manifest" } else { "drift" })
 }
 
 /// Why a call was refused, or why policy decided as it did.

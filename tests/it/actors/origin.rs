@@ -18,13 +18,18 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
@@ -38,6 +43,10 @@ pub struct Seen {
     pub version: Version,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// Counts the origin's connections.
+    pub connection: usize,
+    /// The serial number of the certificate that the sidecar showed, in hexadecimal.
+    pub shown: Option<Arc<str>>,
 }
 
 impl Seen {
@@ -73,6 +82,7 @@ pub struct Setup {
     service: Option<Service>,
     words: Option<&'static [u8]>,
     listener: Option<std::net::TcpListener>,
+    asking: Option<String>,
 }
 
 impl Origin {
@@ -84,6 +94,7 @@ impl Origin {
             service: None,
             words: None,
             listener: None,
+            asking: None,
         }
     }
 
@@ -129,6 +140,12 @@ impl Setup {
         self
     }
 
+    /// Lets in only who shows a certificate of this authority, given in PEM.
+    pub fn asking(mut self, authority: &str) -> Self {
+        self.asking = Some(authority.to_owned());
+        self
+    }
+
     /// Listens here instead of on loopback.
     pub fn on(mut self, listener: std::net::TcpListener) -> Self {
         listener.set_nonblocking(true).expect("a socket can be told so");
@@ -147,7 +164,7 @@ impl Setup {
         let (root, acceptor) = match self.certificate {
             None => (String::new(), None),
             Some(kind) => {
-                let (root, acceptor) = acceptor(&self.name, kind, self.alpn);
+                let (root, acceptor) = acceptor(&self.name, kind, self.alpn, self.asking.as_deref());
                 (root, Some(acceptor))
             }
         };
@@ -172,16 +189,19 @@ async fn serve(
     service: Option<Service>,
 ) {
     let mut connections = JoinSet::new();
+    let mut number = 0;
     while let Ok((stream, _)) = listener.accept().await {
+        number += 1;
         let (acceptor, seen, service) = (acceptor.clone(), Arc::clone(&seen), service.clone());
         let _ = stream.set_nodelay(true);
         connections.spawn(async move {
             match acceptor {
-                None => speak(stream, false, seen, service).await,
+                None => speak(stream, false, (number, None), seen, service).await,
                 Some(acceptor) => {
                     let Ok(tls) = acceptor.accept(stream).await else { return };
                     let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-                    speak(tls, http2, seen, service).await;
+                    let shown = tls.get_ref().1.peer_certificates().map(|chain| serial(&chain[0]));
+                    speak(tls, http2, (number, shown), seen, service).await;
                 }
             }
         });
@@ -201,13 +221,18 @@ async fn say(listener: TcpListener, words: &'static [u8]) {
     }
 }
 
-async fn speak<S>(stream: S, http2: bool, seen: Arc<Mutex<Vec<Seen>>>, service: Option<Service>)
-where
+async fn speak<S>(
+    stream: S,
+    http2: bool,
+    from: (usize, Option<Arc<str>>),
+    seen: Arc<Mutex<Vec<Seen>>>,
+    service: Option<Service>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let (seen, service) = (Arc::clone(&seen), service.clone());
-        async move { Ok::<_, Infallible>(answer(&seen, service, request).await) }
+        let (seen, service, from) = (Arc::clone(&seen), service.clone(), from.clone());
+        async move { Ok::<_, Infallible>(answer(&seen, service, from, request).await) }
     });
     let io = TokioIo::new(stream);
     if http2 {
@@ -218,13 +243,20 @@ where
 }
 
 /// Answers by the test's service, or echoes: the request's line and body come back.
-async fn answer(seen: &Mutex<Vec<Seen>>, service: Option<Service>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(
+    seen: &Mutex<Vec<Seen>>,
+    service: Option<Service>,
+    (connection, shown): (usize, Option<Arc<str>>),
+    request: Request<Incoming>,
+) -> Response<Body> {
     let mut noted = Seen {
         method: request.method().clone(),
         target: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
         version: request.version(),
         headers: request.headers().clone(),
         body: Bytes::new(),
+        connection,
+        shown,
     };
     if let Some(service) = service {
         seen.lock().expect("no test panics inside").push(noted);
@@ -237,12 +269,26 @@ async fn answer(seen: &Mutex<Vec<Seen>>, service: Option<Service>, request: Requ
     Response::new(full(echo))
 }
 
+fn verifier(asking: Option<&str>) -> Arc<dyn ClientCertVerifier> {
+    let Some(authority) = asking else { return WebPkiClientVerifier::no_client_auth() };
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).expect("PEM")).expect("an authority");
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tollgate::tls::provider());
+    verifier.build().expect("there is a root")
+}
+
+fn serial(certificate: &CertificateDer<'_>) -> Arc<str> {
+    let (_, parsed) = X509Certificate::from_der(certificate).expect("it was verified");
+    let text: String = parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+    text.strip_prefix("00").unwrap_or(&text).into()
+}
+
 /// An IPv6 literal without the brackets that it has in a URL.
 pub fn bare(host: &str) -> &str {
     host.trim_matches(['[', ']'])
 }
 
-fn acceptor(name: &str, kind: Certificate, alpn: &[&[u8]]) -> (String, TlsAcceptor) {
+fn acceptor(name: &str, kind: Certificate, alpn: &[&[u8]], asking: Option<&str>) -> (String, TlsAcceptor) {
     let subject = if kind == Certificate::WrongName { "other.example.net" } else { name };
     let mut params = CertificateParams::new([bare(subject).to_owned()]).expect("a host name");
     if kind == Certificate::Expired {
@@ -256,7 +302,7 @@ fn acceptor(name: &str, kind: Certificate, alpn: &[&[u8]]) -> (String, TlsAccept
     let mut config = rustls::ServerConfig::builder_with_provider(tollgate::tls::provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has them")
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier(asking))
         .with_single_cert(chain, secret)
         .expect("key and certificate fit");
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();

@@ -212,9 +212,7 @@ impl Setup {
     }
 
     pub async fn try_start(self) -> anyhow::Result<Sidecar> {
-        self.write_policy();
-        let file = self.dir.path().join("tollgate.yaml");
-        std::fs::write(&file, self.settings.to_string())?;
+        let file = self.write();
         let mut config = Config::load(&file, &|_| None).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         config.policy.program = Some(env!("CARGO_BIN_EXE_tollgate").into());
         config.limits.connect = self.connect.unwrap_or(config.limits.connect);
@@ -229,6 +227,14 @@ impl Setup {
             let _ = stopped.await;
         }));
         Ok(Sidecar { proxy, health, dir: self.dir, spans, heard: Vec::new(), inner, audit, stop: Some(stop), serving })
+    }
+
+    /// Writes the configuration and the policy, for a program of its own.
+    pub fn write(&self) -> PathBuf {
+        self.write_policy();
+        let file = self.dir.path().join("tollgate.yaml");
+        std::fs::write(&file, self.settings.to_string()).expect("it can be written");
+        file
     }
 
     fn write_policy(&self) {

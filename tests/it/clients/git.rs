@@ -53,7 +53,7 @@ async fn git_clones_and_its_push_is_denied() {
 }
 
 /// A folder that holds `project.git`, to which everyone may push.
-async fn project(dir: &Path) -> PathBuf {
+pub(super) async fn project(dir: &Path) -> PathBuf {
     let work = dir.join("work");
     fs::create_dir(&work).expect("a directory");
     fs::write(work.join("large.txt"), large()).expect("it can be written");
@@ -75,7 +75,7 @@ fn large() -> String {
 }
 
 /// git's own server, as a CGI program.
-async fn http_backend(served: PathBuf, request: Request<Incoming>) -> Response<origin::Body> {
+pub(super) async fn http_backend(served: PathBuf, request: Request<Incoming>) -> Response<origin::Body> {
     let (parts, body) = request.into_parts();
     let field = |name: &str| parts.headers.get(name).map_or("", |value| value.to_str().expect("git sends text"));
     let mut backend = Command::new("git");

@@ -6,9 +6,9 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{Row, Told, run, told};
+use super::{Row, Told, asked, run, told};
 use crate::{
-    actors::{Issuer, Origin, Sidecar, agent::request, issuer::Behaviour},
+    actors::{Issuer, Origin, Sidecar, agent::request, issuer::Behaviour, sidecar::Setup},
     secrets::with_issuer,
 };
 
@@ -43,9 +43,17 @@ pub(super) fn rows() -> Vec<Row> {
         .map(|(wrong, label, behaviour)| row(wrong, label, Box::pin(issued(behaviour)) as _))
         .collect();
     rows.push(row("the issuer is down", "credential_unavailable", Box::pin(without_an_issuer())));
+    rows.push(row("nothing proves the identity", "identity_unavailable", Box::pin(asked(unproven()))));
     rows.push(row("the secret has expired", "credential_expired", Box::pin(expired())));
     rows.push(Row::new("no TLS", "credential_cleartext", "403 credential_cleartext", in_cleartext()));
     rows
+}
+
+/// Nobody listens at the Workload API's socket.
+fn unproven() -> Setup {
+    let setup = Sidecar::permissive();
+    let socket = format!("unix://{}/agent.sock", setup.path().display());
+    setup.set(json!({"agent": {"identity": {"kind": "spiffe", "socket": socket}}}))
 }
 
 /// The agent asks with a key of its own, which must not be used instead.

@@ -41,6 +41,8 @@ pub(super) fn rows() -> Vec<Row> {
         Row::new("HTTP where bytes go", "unsupported_protocol", "403 unsupported_protocol", asking_a_tunnel()),
         Row::new("our certificate is rejected", "agent_tls", "handshake", without_trust()),
         Row::new("two hosts", "malformed_request", "400 malformed_request", with_two_hosts()),
+        Row::new("a secret in a body", "secret_refused", "403 secret_refused", with_a_secret()),
+        Row::new("a placeholder on the wrong way", "placeholder_misplaced", "403 placeholder_misplaced", expanding()),
         Row::new("its own port", "own_address", "403 own_address", asking_the_sidecar_itself()),
         Row::new("a tunnel led elsewhere", "destination_changed", "cut", in_a_tunnel_that_is_led_elsewhere()),
     ]
@@ -65,6 +67,31 @@ fn authority(origin: &Origin) -> String {
 async fn for_url(url: &'static str) -> Told {
     let (origin, sidecar) = plain().await;
     let answer = sidecar.agent().get(url).await;
+    told(sidecar, &origin, answer).await
+}
+
+async fn with_a_secret() -> Told {
+    let origin = Origin::https("api.example.com").start().await;
+    let chosen = json!({"secrets": {"bodies": true, "mode": "refuse"}});
+    let sidecar = Sidecar::permissive().in_front_of_as(&origin, chosen).start().await;
+    let body = json!({"note": format!("ghp_{}", "aB3dE6gH9kL2".repeat(3))}).to_string();
+    let mut call = request(Method::POST, &origin.url("/"), &body);
+    call.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+    let answer = sidecar.agent().send(call).await;
+    told(sidecar, &origin, answer).await
+}
+
+/// The agent wants to have a credential written where it can read it again.
+async fn expanding() -> Told {
+    let origin = Origin::https("api.example.com").start().await;
+    let given = json!({"credential": "key", "placeholder": "sk-tollgate-000000000000"});
+    let sidecar = Sidecar::permissive()
+        .file("key", "the-key")
+        .in_front_of_as(&origin, given)
+        .set(json!({"credentials": {"key": {"kind": "file", "file": "key", "owner": "team-x"}}}))
+        .start()
+        .await;
+    let answer = sidecar.agent().get(&origin.url("/paste/sk-tollgate-000000000000")).await;
     told(sidecar, &origin, answer).await
 }
 

@@ -1,0 +1,7 @@
+//! Credentials from real issuers: of the right scope and life on the wire, and gone when their task is.
+
+mod aws;
+mod github;
+mod cloud;
+mod oauth;
+pub mod vault;

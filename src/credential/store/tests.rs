@@ -115,15 +115,15 @@ fn value(credential: &Credential) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_hundred_first_calls_are_one_mint() {
+async fn five_hundred_first_calls_are_one_mint() {
     let (endpoint, declaration) = issuer(600).await;
     let subject = Arc::new(Subject::new());
-    let calls = (0..200).map(|_| {
+    let calls = (0..500).map(|_| {
         let (subject, declaration) = (Arc::clone(&subject), Arc::clone(&declaration));
         tokio::spawn(async move { subject.obtain(&declaration).await.unwrap().partition })
     });
     let partitions: Vec<u64> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
-    assert_eq!(partitions, [partitions[0]; 200]);
+    assert_eq!(partitions, [partitions[0]; 500]);
     assert_eq!(endpoint.minted(), 1);
     assert_eq!(subject.events(), [Event::Minted]);
 }

@@ -36,6 +36,10 @@ fn main() {
         ("plain text", "text/plain", prose()),
         ("source code", "text/plain", source()),
         ("JSON: an image in Base64", "application/json", image()),
+        ("hostile: words behind colons", "text/plain", behind_colons()),
+        ("hostile: frames of keys", "text/plain", again("-----BEGIN RSA PRIVATE KEY-----")),
+        ("hostile: names and values", "text/plain", again("token:\"abcdefghijklmnopqrstuvwxyz\",")),
+        ("hostile: beginnings of tokens", "text/plain", again("ghp_")),
     ] {
         let content = content(media);
         let ours = rate(&body, || look(black_box(&body), content));
@@ -116,6 +120,17 @@ fn prose() -> Vec<u8> {
 
 fn source() -> Vec<u8> {
     include_bytes!("../src/body.rs").iter().copied().cycle().take(SIZE).collect()
+}
+
+/// A run that is as long as it can be, with as many places where a value may begin.
+fn behind_colons() -> Vec<u8> {
+    let mut body = vec![b'a'; SIZE / 2];
+    body.extend(again(":a").into_iter().take(SIZE / 2));
+    body
+}
+
+fn again(text: &str) -> Vec<u8> {
+    text.bytes().cycle().take(SIZE).collect()
 }
 
 fn image() -> Vec<u8> {

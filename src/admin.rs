@@ -1,8 +1,9 @@
 //! The admin API: how people and orchestrators on this machine open, see and end tasks and switch things off.
 //!
 //! It is served on a Unix socket alone, so that nothing on the network and no call through the proxy can reach it, and it
-//! answers root and the sidecar's own user, as the kernel says who they are. Everybody else is refused whatever they ask.
-//! The agent runs as another user, and the socket's mode keeps that user out already.
+//! answers root and the sidecar's own user, and in a pod the orchestrator whom its author named, as the kernel says who
+//! they are. Everybody else is refused whatever they ask. The agent runs as another user, and the socket's mode or its
+//! volume keeps that user out already.
 
 pub mod act;
 pub mod api;
@@ -40,9 +41,9 @@ pub async fn serve(socket: Socket, sidecar: Arc<Sidecar>) {
             Some(_) = connections.join_next() => {}
             (slot, accepted) = accepted => match accepted {
                 Ok(stream) => {
-                    let sidecar = Arc::clone(&sidecar);
+                    let (sidecar, admitted) = (Arc::clone(&sidecar), socket.admits(&stream));
                     connections.spawn(async move {
-                        connection(stream, sidecar).await;
+                        connection(stream, admitted, sidecar).await;
                         drop(slot);
                     });
                 }
@@ -56,8 +57,7 @@ pub async fn serve(socket: Socket, sidecar: Arc<Sidecar>) {
     }
 }
 
-async fn connection(stream: UnixStream, sidecar: Arc<Sidecar>) {
-    let admitted = socket::is_admitted(&stream);
+async fn connection(stream: UnixStream, admitted: bool, sidecar: Arc<Sidecar>) {
     if !admitted {
         tracing::warn!("a stranger was refused at the admin socket");
     }

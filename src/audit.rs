@@ -272,6 +272,7 @@ impl Record {
             if let Some(sent) = &self.facts.sent {
                 // Nothing passes after its record.
                 sent.stop();
+                self.facts.secrets.extend_from_slice(sent.secrets());
             }
             self.recorder.record(&self.as_ended(outcome));
         }

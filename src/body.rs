@@ -13,7 +13,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -30,7 +30,11 @@ use crate::{
     call::http as canonical,
     exchange::answer::Ending,
     refusal::Refusal,
-    secret::scrub::{Needles, Scrubber},
+    secret::{
+        Found,
+        scrub::{Needles, Scrubber},
+        strip::strip_trailers,
+    },
 };
 use coding::{Coding, Decoder};
 use scrubbed::Scrubbed;
@@ -43,6 +47,7 @@ pub struct Tally {
     broken: AtomicBool,
     stopped: AtomicBool,
     waiting: AtomicWaker,
+    secrets: OnceLock<Vec<Found>>,
 }
 
 impl Tally {
@@ -59,6 +64,11 @@ impl Tally {
     /// Whether the agent broke off, or broke the protocol, before the last frame.
     pub fn broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
+    }
+
+    /// The secrets that were taken from the trailers.
+    pub fn secrets(&self) -> &[Found] {
+        self.secrets.get().map_or(&[], Vec::as_slice)
     }
 
     /// Lets nothing more pass: the call is over.
@@ -324,6 +334,11 @@ impl RequestBody {
             return Some(frame);
         };
         canonical::strip_request_trailers(trailers);
+        let secrets = strip_trailers(trailers);
+        if !secrets.is_empty() {
+            // Trailers come once.
+            let _ = self.tally.secrets.set(secrets);
+        }
         let nothing_left = trailers.is_empty();
         self.tally.end();
         if nothing_left { None } else { Some(frame) }
@@ -384,10 +399,10 @@ impl http_body::Body for ResponseBody {
                     ending.passed(data.len(), found);
                 }
                 if let Some(trailers) = frame.trailers_mut() {
-                    canonical::strip_response_trailers(trailers);
                     if let Some(ending) = &mut self.ending {
-                        ending.scrub(trailers);
+                        ending.keep(trailers);
                     }
+                    canonical::strip_response_trailers(trailers);
                     true
                 } else {
                     self.content.is_end()

@@ -9,6 +9,7 @@ pub mod problem;
 pub mod ready;
 pub mod settings;
 pub mod values;
+mod warnings;
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +29,7 @@ use crate::{
     credential, identity,
     kubernetes::assurance::Claim,
     secret::{Treatment, placeholder::Placeholders},
+    task::Manifest,
 };
 pub use file::{File, Fixed};
 pub use problem::{Problem, Problems};
@@ -53,6 +55,8 @@ pub struct Config {
     pub upstreams: Upstreams,
     /// What is put onto permitted calls, by name.
     pub credentials: BTreeMap<String, Arc<credential::Declaration>>,
+    /// The secrets of ours that came from the environment, which whoever inherits it must not.
+    pub environment_secrets: Vec<credential::SecretValue>,
     /// Which policy decides, and within which limits.
     pub policy: Policy,
     /// Where what has to be revoked is written down, so that a crash leaves nothing behind.
@@ -200,6 +204,8 @@ pub struct Listen {
     pub health: Option<SocketAddr>,
     /// The admin API's Unix socket.
     pub admin: Option<PathBuf>,
+    /// A further user who is answered there: the pod's orchestrator.
+    pub admin_user: Option<u32>,
 }
 
 /// Certificates on both sides.
@@ -362,6 +368,8 @@ pub struct StaticTask {
     pub max_effect: Option<Effect>,
     /// The most sensitive data it may touch.
     pub ceiling: Option<Classification>,
+    /// What it says it needs.
+    pub manifest: Option<Manifest>,
 }
 
 impl Default for Tasks {
@@ -373,7 +381,7 @@ impl Default for Tasks {
 impl StaticTask {
     /// A task that is bounded by nothing but its end.
     pub fn new(purpose: impl Into<String>, ttl: Duration) -> Self {
-        Self { purpose: purpose.into(), ttl, idle: None, max_effect: None, ceiling: None }
+        Self { purpose: purpose.into(), ttl, idle: None, max_effect: None, ceiling: None, manifest: None }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod assertion;
 pub mod aws;
 pub mod azure;
 pub mod client;
+pub mod exception;
 pub mod file;
 pub mod gcp;
 pub mod github_app;
@@ -16,12 +17,14 @@ pub mod kubernetes;
 pub mod mtls;
 pub mod oauth;
 pub mod placement;
+pub mod registry_token;
 pub mod source;
 pub mod spiffe_jwt;
 pub mod spiffe_x509;
 pub mod store;
 pub mod vault;
 
+mod circuit;
 #[cfg(test)]
 mod endpoint;
 mod entries;
@@ -29,6 +32,7 @@ mod entry;
 mod jose;
 mod mint;
 mod pace;
+mod pieces;
 mod reply;
 mod revocation;
 #[cfg(test)]
@@ -44,6 +48,7 @@ use std::{
 use aws_lc_rs::{hmac, rand::SystemRandom};
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION, request::Parts};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+use tokio_util::sync::DropGuard;
 use zeroize::Zeroizing;
 
 use crate::{refusal::CredentialRefusal, secret::scrub::Needles, tls::certificate::ClientCertificate};
@@ -66,6 +71,8 @@ pub struct Declaration {
     pub placement: Placement,
     /// The longest life that is accepted.
     pub max_ttl: Duration,
+    /// Whether each call has one of its own, which ends with it.
+    pub per_call: bool,
 }
 
 impl Declaration {
@@ -136,6 +143,8 @@ pub struct Credential {
     pub partition: u64,
     placed: Placed,
     needles: Option<Arc<Needles>>,
+    /// Where it is for one call only: ends it when it is dropped, which is when the call is over.
+    alone: Option<DropGuard>,
 }
 
 impl Credential {
@@ -154,6 +163,7 @@ impl Credential {
             expires_at,
             partition: seal.partition,
             needles: secret.needles(&placed).map(Arc::new),
+            alone: None,
             placed,
         })
     }
@@ -184,6 +194,11 @@ impl Credential {
             Placed::Certificate(certificate) => Some(certificate),
             Placed::Header(..) | Placed::Query(..) | Placed::Bound(_) | Placed::Signed(_) => None,
         }
+    }
+
+    /// Whether it is for one call only, and so are its connections.
+    pub fn is_for_one_call(&self) -> bool {
+        self.alone.is_some()
     }
 
     /// Takes note of the nonce that the origin wants in proofs of possession (RFC 9449 section 9). Whether it is a new
@@ -270,8 +285,13 @@ impl Failure {
         Self { refusal, detail: detail.into(), retry_after: None }
     }
 
-    fn malformed(detail: &str) -> Self {
+    fn malformed(detail: impl Into<String>) -> Self {
         Self::new(CredentialRefusal::Malformed, detail)
+    }
+
+    /// What stands with us can't be used: no issuer is at fault.
+    fn misconfigured(detail: impl Into<String>) -> Self {
+        Self::new(CredentialRefusal::Misconfigured, detail)
     }
 
     /// The same, with what it is about.
@@ -302,6 +322,7 @@ mod tests {
             source: testing::register("/nowhere"),
             placement,
             max_ttl: Duration::from_secs(60),
+            per_call: false,
         };
         let seal = Seal { fingerprint: Fingerprints::new().of(&secret), partition: 7 };
         Credential::new(&declaration, secret, None, seal)

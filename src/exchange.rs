@@ -7,6 +7,7 @@
 mod again;
 pub mod answer;
 pub mod custody;
+pub mod inspect;
 pub mod own;
 pub mod question;
 
@@ -243,8 +244,9 @@ impl Exchange<'_> {
         if !carried.settle(self.generation.upstreams.placeholders(), &upstream.name, own, found) {
             return Err(Refusal::PlaceholderMisplaced);
         }
-        let settled =
-            taken.settle(&upstream.secrets, &mut self.record.facts.secrets).map_err(Refusal::SecretRefused)?;
+        let found = &mut self.record.facts.secrets;
+        let settled = taken.settle(&mut parts.headers, upstream.protocol, &upstream.secrets, found);
+        let settled = settled.map_err(Refusal::SecretRefused)?;
         self.returned = canonical::readmit(settled.headers, settled.query.as_deref())?;
         if let Some(query) = settled.query {
             call.raw_query = Some(query);
@@ -263,6 +265,7 @@ impl Exchange<'_> {
     fn room<'a>(&'a mut self, upstream: &'a Upstream) -> Held<'a> {
         Held {
             budget: self.sidecar.inspection(),
+            turns: self.sidecar.turns(),
             limits: self.sidecar.limits(),
             shape: &mut self.shape,
             treatment: &upstream.secrets,
@@ -308,12 +311,13 @@ impl Exchange<'_> {
         }
         let begun = Instant::now();
         let store = self.sidecar.credentials();
-        let mut obtaining = pin!(store.obtain(declaration, &question.upstream, permit, &question.task));
+        let (upstream, task, call) = (&question.upstream, &question.task, &question.call.http);
+        let mut obtaining = pin!(store.obtain(declaration, upstream, permit, task, call));
         let obtained = match obtaining.as_mut().now_or_never() {
             // One that is at hand took no time worth a span.
-            Some(obtained) => obtained.map_err(Refusal::Credential),
+            Some(obtained) => obtained,
             None => {
-                let minted = obtaining.await.map_err(Refusal::Credential);
+                let minted = obtaining.await;
                 self.away += begun.elapsed();
                 self.record.phase(Phase::Credential, begun, Instant::now(), minted.as_ref().err().map(Refusal::label));
                 minted
@@ -372,6 +376,7 @@ impl Exchange<'_> {
             host: &question.call.http.host,
             port: question.call.http.port,
             partition: credential.map_or(0, |credential| credential.partition),
+            alone: credential.is_some_and(Credential::is_for_one_call),
             certificate: credential.and_then(Credential::certificate),
             http1_only,
         }

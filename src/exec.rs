@@ -21,7 +21,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde_json::json;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::{allow::Allow, environment::Scratch, fence::Fence, handover::Sockets, supervise::Supervision};
 use crate::{
     config::{Config, HostPattern, StaticTask, Upstreams},
-    credential::SecretPlace,
+    memory,
     policy::bundle::LoadError,
     sidecar::{Listeners, Sidecar},
     tls::truststore,
@@ -126,7 +125,7 @@ pub fn run(
     note: impl FnOnce(&str),
 ) -> Result<ExitCode, Failure> {
     // The command may run as the same user, who could otherwise read this process's memory where no fence forbids it.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)?;
+    memory::keep_private()?;
     if options.command.is_empty() {
         return Err(Failure::Configuration("there is no command to run".to_owned()));
     }
@@ -157,7 +156,9 @@ async fn behind(
     } else {
         Vec::new()
     };
-    let ours = environment::holding(std::env::vars_os(), &secrets(&config));
+    // The command inherits the environment otherwise.
+    let secrets: Vec<&str> = config.environment_secrets.iter().map(|secret| secret.0.as_str()).collect();
+    let ours = environment::holding(std::env::vars_os(), &secrets);
     let sidecar = Sidecar::start(config, &listeners).await.map_err(Failure::Sidecar)?;
 
     let mut trusted = sidecar.origin_tls().roots().to_vec();
@@ -178,16 +179,6 @@ async fn behind(
         tracing::error!(%error, "the sidecar did not stop in order");
     }
     ended
-}
-
-/// The secrets of the configuration that came from the environment, which the command inherits otherwise.
-fn secrets(config: &Config) -> Vec<&str> {
-    let places = config.credentials.values().flat_map(|declaration| declaration.source.own_secrets());
-    let given = places.filter_map(|place| match place {
-        SecretPlace::Value(value) => Some(value.0.as_str()),
-        SecretPlace::File(_) => None,
-    });
-    given.filter(|secret| !secret.is_empty()).collect()
 }
 
 /// Lets the runtime serve sockets that were bound without it.

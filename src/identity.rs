@@ -185,9 +185,8 @@ impl IdentityFailure {
             Self::Unavailable(_) | Self::Expired => CredentialRefusal::Unavailable,
             Self::Timeout => CredentialRefusal::Timeout,
             Self::Malformed(_) => CredentialRefusal::Malformed,
-            Self::Rejected(_) | Self::Another { .. } | Self::Unproven { .. } | Self::Audience { .. } => {
-                CredentialRefusal::Rejected
-            }
+            Self::Rejected(_) | Self::Another { .. } => CredentialRefusal::Rejected,
+            Self::Unproven { .. } | Self::Audience { .. } => CredentialRefusal::Misconfigured,
         }
     }
 

@@ -79,6 +79,10 @@ pub const ANNOTATION_CAPTURE: &str = "tollgate.dev/capture";
 pub const ANNOTATION_FENCE: &str = "tollgate.dev/fence";
 /// The variables that a pod sets itself and that were left as they are.
 pub const ANNOTATION_KEPT_VARIABLES: &str = "tollgate.dev/kept-variables";
+/// What a pod is for: the keys of `tasks.static`.
+pub const ANNOTATION_TASK: &str = "tollgate.dev/task";
+/// The container of a pod that may open tasks, where the platform permits one.
+pub const ANNOTATION_ORCHESTRATOR: &str = "tollgate.dev/orchestrator";
 
 /// Where the sidecar's settings are mounted.
 pub const CONFIG_DIR: &str = "/etc/tollgate/config";
@@ -94,6 +98,8 @@ pub const TRUST_DIR: &str = "/etc/tollgate/trust";
 pub const AUTHORITY_DIR: &str = "/run/tollgate/ca";
 /// What the check of the fence found, for the sidecar to read.
 pub const FENCE_REPORT_DIR: &str = "/run/tollgate/fence";
+/// The directory of the admin API's socket, in memory, for the sidecar and the pod's orchestrator, if it has one.
+pub const ADMIN_DIR: &str = "/run/tollgate/admin";
 /// The sidecar's records.
 pub const AUDIT_DIR: &str = "/var/log/tollgate";
 /// The sidecar's service account token.

@@ -37,6 +37,7 @@ pub mod config;
 pub mod admin;
 pub mod health;
 pub mod shutdown;
+pub mod memory;
 
 pub mod cli;
 pub mod demo;

@@ -53,6 +53,8 @@ pub struct Route<'a> {
     pub port: u16,
     /// The partition of the credential that the call carries, or 0.
     pub partition: u64,
+    /// Whether the credential is for this call only. Its connection then ends with it.
+    pub alone: bool,
     /// The certificate that the origin is shown if it asks. It belongs to the partition: another one has another.
     pub certificate: Option<&'a Arc<ClientCertificate>>,
     /// Whether the call needs HTTP/1.1, because it upgrades.
@@ -101,7 +103,8 @@ impl Origins {
         request: Request<RequestBody>,
     ) -> Result<Reply, Refusal> {
         let sent = request.body().tally();
-        let shelf = self.pool.shelf(route.host, &route.key());
+        // A shelf of the call's own goes with the call, and what was put there.
+        let shelf = if route.alone { Arc::default() } else { self.pool.shelf(route.host, &route.key()) };
         let mut request = Some(request);
         // One that has ended meanwhile was never asked: the next may still be open.
         for _ in 0..pool::IDLE_PER_KEY {

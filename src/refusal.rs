@@ -104,11 +104,15 @@ pub enum CredentialRefusal {
     Rejected,
     /// The issuer's answer is not what the standard says.
     Malformed,
-    /// The issuer gave a longer life than allowed.
+    /// It would live longer than allowed.
     LifetimeExceeded,
     /// The issuer gave more than was asked for.
     ScopeExceeded,
-    /// The exception register's entry has expired.
+    /// The call needs more than is declared for the credential, or than policy granted. No issuer was asked.
+    NotGranted,
+    /// What we were told to use, or policy to ask for, can't be used. No issuer is at fault.
+    Misconfigured,
+    /// What stands with us has ended: an exception, a certificate, a projected token.
     Expired,
     /// More was asked of the issuer within a minute than it is to bear.
     BudgetSpent,
@@ -155,6 +159,8 @@ impl Refusal {
                 CredentialRefusal::Malformed => "credential_malformed",
                 CredentialRefusal::LifetimeExceeded => "credential_lifetime_exceeded",
                 CredentialRefusal::ScopeExceeded => "credential_scope_exceeded",
+                CredentialRefusal::NotGranted => "credential_not_granted",
+                CredentialRefusal::Misconfigured => "credential_misconfigured",
                 CredentialRefusal::Expired => "credential_expired",
                 CredentialRefusal::BudgetSpent => "credential_budget_spent",
                 CredentialRefusal::CircuitOpen => "credential_circuit_open",
@@ -192,6 +198,7 @@ impl Refusal {
             | Self::AgentKilled
             | Self::DestinationKilled
             | Self::DestinationChanged
+            | Self::Credential(CredentialRefusal::NotGranted)
             | Self::CredentialCleartext => StatusCode::FORBIDDEN,
             Self::MalformedRequest(_) | Self::MalformedMessage { .. } | Self::BodyIncomplete => StatusCode::BAD_REQUEST,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -232,6 +239,7 @@ impl Refusal {
             Self::UnknownDestination
             | Self::UnsupportedProtocol(_)
             | Self::DestinationChanged
+            | Self::Credential(CredentialRefusal::Misconfigured)
             | Self::CredentialCleartext => Class::Misconfiguration,
             Self::TaskExpired | Self::TaskEnded | Self::TaskKilled | Self::TaskUnknown => Class::MissingTask,
             Self::AgentKilled | Self::DestinationKilled => Class::Security,
@@ -306,10 +314,16 @@ impl Refusal {
                     "the issuer of this destination's credential gave an invalid answer".into()
                 }
                 CredentialRefusal::LifetimeExceeded => {
-                    "the issuer gave a credential that lives longer than allowed".into()
+                    "a credential for this destination would live longer than allowed".into()
                 }
                 CredentialRefusal::ScopeExceeded => {
                     "the issuer gave a credential that may do more than was asked".into()
+                }
+                CredentialRefusal::NotGranted => {
+                    "the call needs more than the credential for this destination may be asked for".into()
+                }
+                CredentialRefusal::Misconfigured => {
+                    "the credential for this destination, or what policy asks of it, is set up wrongly".into()
                 }
                 CredentialRefusal::Expired => "the credential for this destination has expired".into(),
                 CredentialRefusal::BudgetSpent => {
@@ -373,6 +387,13 @@ impl Refusal {
             Self::UnknownProtocol | Self::UnsupportedProtocol(_) => {
                 &["Use HTTP or TLS towards a configured destination."]
             }
+            Self::Credential(CredentialRefusal::NotGranted) => &[
+                "Do not repeat this call: the answer stays the same.",
+                "Ask the platform team to grant it to the destination's credential, if the task needs it.",
+            ],
+            Self::Credential(CredentialRefusal::Misconfigured) => {
+                &["Do not repeat this call.", "Report the decision id to the platform team."]
+            }
             Self::Credential(_)
             | Self::IdentityUnavailable
             | Self::InspectionFull
@@ -418,6 +439,8 @@ impl Refusal {
                 | CredentialRefusal::Malformed
                 | CredentialRefusal::LifetimeExceeded
                 | CredentialRefusal::ScopeExceeded
+                | CredentialRefusal::NotGranted
+                | CredentialRefusal::Misconfigured
                 | CredentialRefusal::Expired,
             )
             | Self::MalformedRequest(_)

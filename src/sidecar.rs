@@ -25,6 +25,7 @@ use crate::{
     audit::{self, Recorder},
     config::{self, Agent, Config, Limits, Mode, Profile, Upstreams},
     credential::{self, Declaration, Event, Journal, client::Client},
+    exchange::inspect::Turns,
     health::Readiness,
     identity::{Identity, Proof},
     kubernetes::assurance,
@@ -74,6 +75,7 @@ pub struct Sidecar {
     audit: Option<audit::file::Log>,
     spans: Spans,
     inspection: Arc<Semaphore>,
+    turns: Turns,
     connections: Arc<Semaphore>,
     drain: Drain,
     names: Arc<Names>,
@@ -121,6 +123,9 @@ impl Sidecar {
         listeners: &Listeners,
         tap: Option<UnboundedSender<FinishedSpan>>,
     ) -> anyhow::Result<Arc<Self>> {
+        for warning in config.warnings() {
+            tracing::warn!(path = warning.path, "{}", warning.message);
+        }
         let settings = config.policy.clone();
         let compiling = tokio::task::spawn_blocking(move || {
             crate::secret::detect::prepare();
@@ -161,8 +166,11 @@ impl Sidecar {
         let connector = Connector::new(Arc::clone(&origin_tls), own.clone(), config.limits.connect, drain.clone());
         let events = credential_events(metrics);
         let journal = match &config.revocation_journal {
-            Some(path) => Journal::open(path).with_context(|| format!("revocation.journal {}", path.display()))?,
-            None => Journal::default(),
+            Some(path) => Journal::open(path).with_context(|| format!("state.journal {}", path.display()))?,
+            None => {
+                warn_of_what_a_crash_leaves(config.credentials.values());
+                Journal::default()
+            }
         };
         let credentials =
             credential::Store::new(Client::new(&origin_tls.client_config()), Arc::clone(&identity), journal, events);
@@ -189,6 +197,7 @@ impl Sidecar {
             audit,
             spans,
             inspection: Arc::new(Semaphore::new(config.limits.inspect_total)),
+            turns: Turns::default(),
             connections: Arc::new(Semaphore::new(config.limits.connections)),
             names: Arc::new(Names::default()),
             readiness,
@@ -209,8 +218,7 @@ impl Sidecar {
         self.drain.spawn_background(reload::watch(Arc::clone(&self)));
         self.drain.spawn_background(Arc::clone(&self).sweep());
         self.drain.spawn_background(Arc::clone(&self).keep_tasks());
-        let declared = self.declared.clone();
-        self.credentials.sweep(move |name| declared.get(name).cloned());
+        self.credentials.declare(self.declared.clone());
         if let Some(claim) = self.pod.clone() {
             self.drain.spawn_background(assurance::follow(claim, self.agent.assurance.clone()));
         }
@@ -240,7 +248,7 @@ impl Sidecar {
 
     /// Swaps in another mode, policy, data, destinations and credentials. Blocks while the policy is tried and compiled.
     fn swap(&self, next: reload::Next) -> Result<reload::Loaded, LoadError> {
-        let reload::Next { file, mode, policy: settings, upstreams } = next;
+        let reload::Next { file, mode, policy: settings, upstreams, credentials } = next;
         let policy = compile(&settings)?;
         let revision = Arc::clone(policy.revision());
         // Only one reload is under way at a time.
@@ -251,6 +259,9 @@ impl Sidecar {
         self.recorder.enter(mode);
         self.recorder.metrics().policy_revision(&revision);
         self.changes.send_replace(number);
+        if let Some(credentials) = credentials {
+            self.credentials.declare(credentials);
+        }
         self.credentials.retain(&upstreams);
         tracing::info!(number, revision = &*revision, ?mode, "configuration swapped in");
         Ok(reload::Loaded { file, policy: settings, revision })
@@ -356,6 +367,11 @@ impl Sidecar {
         &self.inspection
     }
 
+    /// How many large bodies may be looked into at one time.
+    pub fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
     /// The room for connections.
     pub fn connections(&self) -> &Arc<Semaphore> {
         &self.connections
@@ -408,6 +424,14 @@ fn trial(settings: &config::Policy) -> Result<Trial, LoadError> {
         None => std::env::current_exe().map(Trial::Child).map_err(|error| {
             LoadError::one(format!("policy: cannot be tried: the path of this program is not known: {error}"))
         }),
+    }
+}
+
+/// Without a journal nobody knows after a crash what is to be revoked.
+fn warn_of_what_a_crash_leaves<'a>(declared: impl Iterator<Item = &'a Arc<credential::Declaration>>) {
+    for declaration in declared.filter(|declaration| declaration.source.is_ended_by_name()) {
+        let credential = &declaration.name;
+        tracing::warn!(%credential, hint = "set `state.journal`", "what a crash leaves of it is not revoked");
     }
 }
 

@@ -148,6 +148,7 @@ impl Admitted {
             host: &call.host,
             port: call.port,
             partition: 0,
+            alone: false,
             certificate: None,
             http1_only: false,
         };

@@ -1,6 +1,6 @@
 //! The documents of the admin API, as they go over the socket. What is not known in one that is sent is refused.
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 use http::{HeaderValue, Response, StatusCode, header};
 use schemars::JsonSchema;
@@ -66,12 +66,18 @@ pub struct Need {
 }
 
 /// A task that was opened.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OpenedTask {
     /// What its calls present, in the header field `Tollgate-Task`. Told once: it can't be asked for later.
     pub handle: String,
     /// The task.
     pub task: Task,
+}
+
+impl fmt::Debug for OpenedTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenedTask").field("task", &self.task).finish_non_exhaustive()
+    }
 }
 
 /// A task.

@@ -113,30 +113,38 @@ fn explain(problems: &Problems, hint: &str) -> String {
 fn check(file: &Path, output: Output, env: &dyn Fn(&str) -> Option<String>) -> ExitCode {
     match Config::load(file, env) {
         Err(problems) if output == Output::Text => refuse(&problems),
-        Err(problems) => print_report(file, &problems),
-        Ok(config) => match sidecar::compile(&config.policy) {
-            Err(error) if output == Output::Text => {
-                tell(&of_policy(file, &error), "`tollgate policy test PATH` tells what its tests say")
+        Err(problems) => print_report(file, &problems, &[]),
+        Ok(config) => {
+            let warnings = config.warnings();
+            if output == Output::Text {
+                let lines: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+                let _ = io::stderr().lock().write_all(lines.as_bytes());
             }
-            Err(error) => print_report(file, &of_policy(file, &error)),
-            Ok(_) if output == Output::Text => print(&format!("{}: valid\n", file.display()), ExitCode::SUCCESS),
-            Ok(_) => print_report(file, &Problems::default()),
-        },
+            match sidecar::compile(&config.policy) {
+                Err(error) if output == Output::Text => {
+                    tell(&of_policy(file, &error), "`tollgate policy test PATH` tells what its tests say")
+                }
+                Err(error) => print_report(file, &of_policy(file, &error), &warnings),
+                Ok(_) if output == Output::Text => print(&format!("{}: valid\n", file.display()), ExitCode::SUCCESS),
+                Ok(_) => print_report(file, &Problems::default(), &warnings),
+            }
+        }
     }
 }
 
-fn print_report(file: &Path, problems: &Problems) -> ExitCode {
+fn print_report(file: &Path, problems: &Problems, warnings: &[Problem]) -> ExitCode {
     let code = if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(BAD_CONFIGURATION) };
-    print(&report(file, problems), code)
+    print(&report(file, problems, warnings), code)
 }
 
-fn report(file: &Path, problems: &Problems) -> String {
+fn report(file: &Path, problems: &Problems, warnings: &[Problem]) -> String {
     let list: Vec<&Problem> = problems.iter().collect();
     let report = json!({
         "file": file.display().to_string(),
         "valid": problems.is_empty(),
         "problems": list,
         "omitted": problems.omitted(),
+        "warnings": warnings,
     });
     format!("{report:#}\n")
 }
@@ -169,7 +177,7 @@ mod tests {
         error: tollgate.yaml:2: agent.identity: is required: {kind: static, id: …}
         hint: be careful
         ");
-        insta::assert_snapshot!(report(Path::new("tollgate.yaml"), &problems), @r#"
+        insta::assert_snapshot!(report(Path::new("tollgate.yaml"), &problems, &[]), @r#"
         {
           "file": "tollgate.yaml",
           "omitted": 0,
@@ -193,7 +201,8 @@ mod tests {
               "path": "agent.identity"
             }
           ],
-          "valid": false
+          "valid": false,
+          "warnings": []
         }
         "#);
     }
@@ -254,7 +263,6 @@ mod tests {
               header: X-Api-Key
             owner: team-x
             expires: null
-            max_ttl: 15m
         policy:
           paths: []
           decision: tollgate/decision

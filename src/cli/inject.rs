@@ -14,6 +14,7 @@ use crate::{
         serve::Webhook,
         wait::{self, Until},
     },
+    memory,
     telemetry::logs,
 };
 
@@ -76,6 +77,9 @@ pub fn run(args: Args) -> ExitCode {
 fn run_serve(args: &Serve) -> ExitCode {
     if let Err(error) = logs::init(&args.log) {
         return fail(&error, "a filter is a level, or `module=level` pairs with commas between", USAGE);
+    }
+    if let Err(error) = memory::keep_private() {
+        return fail(&error.into(), "", UNAVAILABLE);
     }
     let config = match load(&args.configured) {
         Ok(config) => config,

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{UNAVAILABLE, USAGE, fail};
 use crate::{
     config::Config,
+    memory,
     policy::bundle::LoadError,
     sidecar::{self, Listeners},
     telemetry::logs,
@@ -25,8 +26,10 @@ pub struct Args {
 
 /// Runs the sidecar until SIGTERM or SIGINT.
 pub fn run(args: Args) -> ExitCode {
-    // Huge pages would make the resident set several times what is used. Where the kernel has none, nothing is lost.
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    memory::keep_small();
+    if let Err(error) = memory::keep_private().and_then(|()| memory::never_dump()) {
+        return fail(&error.into(), "", UNAVAILABLE);
+    }
     if let Err(error) = logs::init(&args.log) {
         return fail(&error, "a filter is a level, or `module=level` pairs with commas between", USAGE);
     }

@@ -18,6 +18,7 @@ use crate::{
     },
     call::Effect,
     config::{Classification, values::Period},
+    memory,
 };
 
 /// What `tollgate task` takes.
@@ -87,6 +88,9 @@ struct Open {
 
 /// Asks the sidecar and prints what it says.
 pub fn run(args: Args) -> ExitCode {
+    if let Err(error) = memory::keep_private() {
+        return fail(&error.into(), "", UNAVAILABLE);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into(), "", UNAVAILABLE),

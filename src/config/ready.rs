@@ -5,6 +5,7 @@
 mod credentials;
 mod destinations;
 mod identity;
+pub mod tasks;
 mod telemetry;
 
 use std::{
@@ -16,13 +17,14 @@ use std::{
 
 use super::{
     Agent, Audit, Config, Durability, File, Fixed, Level, Limits, Listen, Mode, Policy, Problems, Profile, Rotation,
-    StaticTask, Tasks, Tls,
+    Tls,
     document::{Document, Place},
     file,
-    settings::{self, Settings, StateKind, TaskSource},
+    settings::{self, Settings, StateKind},
     values::{Period, Size},
 };
 use crate::{
+    credential::SecretValue,
     identity::Id,
     kubernetes::{Capture, assurance::Claim},
 };
@@ -62,7 +64,7 @@ pub fn read(
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Settings, Config), Problems> {
     let document = Document::read(text, file_name, env)?;
-    let mut check = Check { document, used: BTreeSet::new(), base: base_dir, env };
+    let mut check = Check::new(document, base_dir, env);
     let credentials = credentials::settle(&mut check.document);
     let Some(mut settings) = check.document.settle::<Settings>(&Place::root()) else {
         return Err(check.document.into_problems());
@@ -84,11 +86,17 @@ struct Check<'a> {
     document: Document,
     /// The credentials that some destination has.
     used: BTreeSet<String>,
+    /// The secrets that were found in the environment.
+    secrets: Vec<SecretValue>,
     base: &'a Path,
     env: &'a dyn Fn(&str) -> Option<String>,
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    fn new(document: Document, base: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { document, used: BTreeSet::new(), secrets: Vec::new(), base, env }
+    }
+
     fn config(&mut self, settings: &Settings) -> Config {
         self.refuse_unavailable(settings);
         if settings.mode == Mode::Shadow && settings.profile >= Profile::Strict {
@@ -108,9 +116,10 @@ impl Check<'_> {
             tls: self.tls(&settings.tls),
             upstreams: destinations::upstreams(self, &settings.destinations, &credentials),
             credentials,
+            environment_secrets: std::mem::take(&mut self.secrets),
             policy: self.policy(&settings.policy),
             revocation_journal: self.journal(settings),
-            tasks: self.tasks(&settings.tasks),
+            tasks: tasks::tasks(self, &settings.tasks),
             audit: self.audit(&settings.audit, settings.profile),
             telemetry: telemetry::telemetry(self, &settings.telemetry),
             limits: self.limits(&settings.limits),
@@ -213,7 +222,24 @@ impl Check<'_> {
             }
         }
         let admin = listen.admin.as_ref().map(|path| self.path(&at(&["listen", "admin"]), path));
-        Listen { proxy: listen.proxy, transparent: listen.transparent, dns: listen.dns, health: listen.health, admin }
+        Listen {
+            proxy: listen.proxy,
+            transparent: listen.transparent,
+            dns: listen.dns,
+            health: listen.health,
+            admin: admin.or_else(|| self.injected("TOLLGATE_ADMIN").map(PathBuf::from)),
+            admin_user: self.admin_user(),
+        }
+    }
+
+    /// Of the pod's containers the one that its author named, and the platform permits, as who opens tasks.
+    fn admin_user(&mut self) -> Option<u32> {
+        let user = self.injected("TOLLGATE_ADMIN_USER")?;
+        let parsed = user.parse().ok();
+        if parsed.is_none() {
+            self.document.report_variable("TOLLGATE_ADMIN_USER", "expected the number of a user");
+        }
+        parsed
     }
 
     fn tls(&mut self, tls: &settings::Tls) -> Tls {
@@ -255,48 +281,6 @@ impl Check<'_> {
             cache_entries: policy.cache.entries,
             cache_ttl: self.positive(&at(&["policy", "cache", "ttl"]), policy.cache.ttl),
         }
-    }
-
-    fn tasks(&mut self, tasks: &settings::Tasks) -> Tasks {
-        let place = at(&["tasks", "source"]);
-        let sources = tasks.source.as_deref();
-        for (index, source) in sources.unwrap_or_default().iter().enumerate() {
-            match source {
-                TaskSource::TxnToken => self.unavailable(&place.index(index), "txn_token"),
-                TaskSource::Static if index + 1 < sources.map_or(0, <[_]>::len) => {
-                    self.document.report(&place.index(index), "static holds for every call, so it stands last");
-                }
-                TaskSource::Header | TaskSource::Static => {}
-            }
-        }
-        Tasks {
-            header: sources.is_none_or(|sources| sources.contains(&TaskSource::Header)),
-            fixed: self.static_task(tasks),
-            longest: self.positive(&at(&["tasks", "max_ttl"]), tasks.max_ttl),
-        }
-    }
-
-    fn static_task(&mut self, tasks: &settings::Tasks) -> Option<StaticTask> {
-        let place = at(&["tasks", "source"]);
-        let sources = tasks.source.as_deref();
-        let named = sources.is_some_and(|sources| sources.contains(&TaskSource::Static));
-        let Some(task) = &tasks.static_task else {
-            if named && !self.document.wrote(&at(&["tasks", "static"])) {
-                self.document.report(&place, "names static, but there is no tasks.static");
-            }
-            return None;
-        };
-        if sources.is_some() && !named {
-            self.document.report(&place, "leaves out static, so tasks.static would have no effect");
-        }
-        let place = at(&["tasks", "static"]);
-        Some(StaticTask {
-            purpose: self.required(&place.key("purpose"), task.purpose.as_deref()),
-            ttl: self.positive(&place.key("ttl"), task.ttl),
-            idle: task.idle.map(|idle| self.positive(&place.key("idle"), idle)),
-            max_effect: task.max_effect,
-            ceiling: task.ceiling,
-        })
     }
 
     fn audit(&mut self, audit: &settings::Audit, profile: Profile) -> Audit {
@@ -402,6 +386,11 @@ impl Check<'_> {
     /// An environment variable; empty counts as not set.
     fn variable(&self, name: &str) -> Option<String> {
         (self.env)(name).filter(|value| !value.is_empty())
+    }
+
+    /// One that the injector sets. Outside of a pod it means something else, or nothing.
+    fn injected(&self, name: &str) -> Option<String> {
+        self.variable("TOLLGATE_CAPTURE").and_then(|_| self.variable(name))
     }
 }
 

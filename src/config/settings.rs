@@ -18,9 +18,9 @@ use super::{
 use crate::call::Effect;
 pub use credential::{
     AccountName, AwsCredential, AwsWebIdentity, Azure, BasicUser, ClientAssertion, Credential, FileCredential, Gcp,
-    GithubApp, IdentityProvider, Kubernetes, Mtls, Oauth, OauthClient, OauthToken, Placement, PodName, RequestedType,
-    SecretMethod, ShownType, SpiffeJwt, SpiffeX509, VaultAlgorithm, VaultAppRole, VaultAuth, VaultCertificate,
-    VaultCredential, VaultJwt, VaultKubernetes, VaultSecretId, VaultSigned,
+    GithubApp, IdentityProvider, Kubernetes, Mtls, Oauth, OauthClient, OauthToken, Placement, PodName, RegistryToken,
+    RequestedType, SecretMethod, ShownType, SpiffeJwt, SpiffeX509, VaultAlgorithm, VaultAppRole, VaultAuth,
+    VaultCertificate, VaultCredential, VaultJwt, VaultKubernetes, VaultSecretId, VaultSigned,
 };
 
 /// The configuration of one Tollgate sidecar. `${NAME}` in a value stands for the environment variable NAME.
@@ -364,7 +364,7 @@ pub struct Tasks {
     /// The task of calls that name none.
     #[serde(rename = "static")]
     pub static_task: Option<StaticTask>,
-    /// The longest that a task may last that is opened at the admin API. Example: `24h`.
+    /// The longest that a task may last that is opened at the admin API or given by a pod's annotation. Example: `24h`.
     pub max_ttl: Period,
 }
 
@@ -402,6 +402,19 @@ pub struct StaticTask {
     pub max_effect: Option<Effect>,
     /// The most sensitive data it may touch, for policy. Example: `internal`.
     pub ceiling: Option<Classification>,
+    /// What it needs. It permits nothing; calls outside it are told apart from those within.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifest: Vec<Need>,
+}
+
+/// One destination that a task needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Need {
+    /// Its name among `destinations`. Example: `github`.
+    pub destination: String,
+    /// The most that is to be done there; without it, anything. Example: `read`.
+    pub max_effect: Option<Effect>,
 }
 
 /// How people approve calls.

@@ -10,16 +10,17 @@ mod scope;
 mod signer;
 mod sigv4;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, header};
-use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::{
-    Failure, SecretPlace,
+    Failure,
+    assertion::Assertion,
     client::{Answer, Form},
     mint::{Asking, Life, Minted, Secret, Unusable},
+    reply,
 };
 use crate::refusal::CredentialRefusal;
 
@@ -35,35 +36,19 @@ pub struct AssumeRole {
     /// E.g. `arn:aws:iam::123456789012:role/agent`.
     pub role_arn: String,
     /// What proves who the agent is.
-    pub web_identity: WebIdentity,
+    pub web_identity: Assertion,
     /// What of the role is left, as the JSON of a policy.
     pub session_policy: Option<String>,
 }
 
-/// The token that STS is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WebIdentity {
-    /// The agent's own, for this audience.
-    Agent(String),
-    /// One that others write.
-    Token(SecretPlace),
-}
-
 impl AssumeRole {
-    pub(super) fn own_secrets(&self) -> Vec<&SecretPlace> {
-        match &self.web_identity {
-            WebIdentity::Agent(_) => Vec::new(),
-            WebIdentity::Token(place) => vec![place],
-        }
-    }
-
     pub(super) fn issuer(&self) -> &str {
         &self.sts_endpoint
     }
 
     /// Asks for keys that live as long as they are of use, which STS makes 15 minutes at least.
     pub(super) async fn mint(&self, asking: &Asking<'_>) -> Result<Minted, Unusable> {
-        let token = self.token(asking).await.map_err(|failure| failure.about("web identity token"))?;
+        let token = self.web_identity.read(asking.tools).await.map_err(|failure| failure.about("web identity"))?;
         let session = session_name(&asking.task.id);
         let life = Duration::from_secs(asking.useful.as_secs().clamp(SHORTEST, LONGEST));
         let seconds = life.as_secs().to_string();
@@ -82,32 +67,17 @@ impl AssumeRole {
         headers.insert(header::ACCEPT, HeaderValue::from_static("text/xml"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         let form = Form::new(&fields).into_body();
-        let asked = SystemTime::now();
         let answer = asking.tools.client.call(Method::POST, &self.sts_endpoint, headers, form).await?;
         if answer.status != http::StatusCode::OK {
             return Err(refused(&answer).into());
         }
         let given = Given::read(&answer.body)?;
         self.check_who(&given, &session)?;
-        let granted = given.life(asked)?;
-        if granted > life + SKEW {
-            let detail = format!("the keys live {granted:?}, {life:?} were asked for");
-            return Err(Failure::new(CredentialRefusal::LifetimeExceeded, detail).into());
-        }
+        let granted = reply::life_within(reply::moment(&given.expiration)?, life, SKEW)?;
         let Given { access_key, secret_key, session_token, .. } = given;
         let secret = Secret::Aws { access_key, secret_key, session_token };
         // Served no longer than allowed: the secret key is wiped then, and was nowhere else.
-        Ok(Minted { secret, life: Life::For(granted.min(life).min(asking.longest)), handle: None })
-    }
-
-    async fn token(&self, asking: &Asking<'_>) -> Result<Zeroizing<String>, Failure> {
-        match &self.web_identity {
-            WebIdentity::Token(place) => place.read().await,
-            WebIdentity::Agent(audience) => {
-                let token = asking.tools.identity.token(audience).await;
-                token.map_err(|failure| Failure::new(failure.refusal(), failure.to_string()))
-            }
-        }
+        Ok(Minted { secret, life: Life::For(granted.min(asking.longest)), handle: None })
     }
 
     /// Whoever answers says which role was assumed; servers that only speak like STS may say nothing.
@@ -147,31 +117,17 @@ impl Given {
             _ => Err(Failure::malformed("the answer holds no keys, or not all of what belongs to them")),
         }
     }
-
-    fn life(&self, asked: SystemTime) -> Result<Duration, Failure> {
-        let end: Timestamp =
-            self.expiration.parse().map_err(|_| Failure::malformed("`Expiration` is not a moment in time"))?;
-        let left = SystemTime::from(end).duration_since(asked).unwrap_or_default();
-        match left.is_zero() {
-            true => Err(Failure::malformed("the keys have expired already")),
-            false => Ok(left),
-        }
-    }
 }
 
 /// What an answer other than 200 means. Only known errors are told: what else stands there is not for a log.
 fn refused(answer: &Answer) -> Failure {
     let found = answer::texts(&answer.body, ["ErrorResponse/Error/Code"]).ok().and_then(|[code]| code);
     let known = found.and_then(|code| ERRORS.iter().find(|(known, _)| **known == **code));
-    let refusal = match (known, answer.status.as_u16()) {
-        (Some((_, refusal)), 400..=499) => *refusal,
-        (_, 429 | 500..=599) => CredentialRefusal::Unavailable,
-        (_, 400..=499) => CredentialRefusal::Rejected,
-        (_, _) => CredentialRefusal::Malformed,
-    };
-    let name = known.map_or(String::new(), |(name, _)| format!(" {name}"));
-    let detail = format!("STS answered {}{name}", answer.status.as_u16());
-    Failure { retry_after: answer.retry_after, ..Failure::new(refusal, detail) }
+    let failure = reply::refused(answer, known.map(|(name, _)| *name));
+    match known {
+        Some((_, refusal)) if answer.status.is_client_error() => Failure { refusal: *refusal, ..failure },
+        Some(_) | None => failure,
+    }
 }
 
 /// The task's id as a session name (`[\w+=,.@-]{2,64}`), which CloudTrail shows.
@@ -202,7 +158,8 @@ const ERRORS: [(&str, CredentialRefusal); 10] = [
 const SHORTEST: u64 = 900;
 const LONGEST: u64 = 43_200;
 
-/// How far AWS's clock may be from ours: further, and it takes no signature of ours.
+/// How far AWS's clock may be from ours, in place of [`reply::SKEW`]: further, and it takes no signature of ours. Up to
+/// there keys are of use, and they are served no longer than was asked for.
 const SKEW: Duration = Duration::from_secs(5 * 60);
 
 #[cfg(test)]

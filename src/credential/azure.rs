@@ -3,11 +3,17 @@
 //!
 //! Entra decides how long a token lives, mostly 60 to 90 minutes, and takes none back: `max_ttl` has to allow that.
 
-use super::oauth::{
-    Grant, Oauth,
-    authentication::{Authentication, Client},
-    server::{Endpoints, Server},
-    target::Target,
+use std::time::Duration;
+
+use super::{
+    mint::{Asking, Minted, Unusable},
+    oauth::{
+        Grant, Oauth,
+        authentication::{Authentication, Client},
+        server::{Endpoints, Server},
+        target::Target,
+    },
+    reply,
 };
 
 /// The request for this application's tokens of one tenant, at this authority (`https://login.microsoftonline.com`).
@@ -30,6 +36,15 @@ pub fn application(authority: &str, tenant: &str, client_id: &str, scopes: Vec<S
         dpop: false,
     }
 }
+
+/// Asks for a token, unless policy allows less life than any of Entra's has.
+pub(super) async fn mint(source: &Oauth, asking: &Asking<'_>) -> Result<Minted, Unusable> {
+    reply::can_be_as_short(SHORTEST, asking.longest)?;
+    source.mint(asking).await
+}
+
+/// The least that a tenant can have set (configurable token lifetimes).
+const SHORTEST: Duration = Duration::from_secs(600);
 
 /// Whom Entra wants our token to be for.
 const AUDIENCE: &str = "api://AzureADTokenExchange";

@@ -1,7 +1,7 @@
 //! Speaks to the issuers of credentials: one small request, one small answer.
 //!
 //! The roots that verify origins verify issuers. Redirects are never followed, cleartext goes to loopback addresses
-//! only, and both time and size of an answer are bounded.
+//! only, and both time and size of an answer are bounded. The answers for one credential are bounded together, too.
 
 use std::{error::Error as _, net::IpAddr, sync::Arc, time::Duration};
 
@@ -14,16 +14,24 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use percent_encoding::utf8_percent_encode;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
-use super::{Failure, UNRESERVED};
+use super::{Failure, UNRESERVED, circuit::Circuits, reply};
 use crate::refusal::CredentialRefusal;
 
 /// A client for issuers. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    mint: Option<ForMint>,
+}
+
+/// What holds for the requests of one mint together.
+#[derive(Debug, Clone)]
+struct ForMint {
+    circuits: Arc<Circuits>,
+    deadline: Instant,
 }
 
 impl Client {
@@ -39,7 +47,13 @@ impl Client {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(1)
             .build(connector);
-        Self { http }
+        Self { http, mint: None }
+    }
+
+    /// The same for one mint: servers that keep failing are not asked, and none is waited for after this moment.
+    pub(super) fn for_mint(&self, circuits: &Arc<Circuits>, deadline: Instant) -> Self {
+        let mint = ForMint { circuits: Arc::clone(circuits), deadline };
+        Self { http: self.http.clone(), mint: Some(mint) }
     }
 
     /// Posts a form and reads the whole answer, whatever its status.
@@ -57,17 +71,27 @@ impl Client {
         headers: HeaderMap,
         body: Zeroizing<Vec<u8>>,
     ) -> Result<Answer, Failure> {
+        let uri = checked(endpoint)?;
+        let server = uri.authority().cloned();
         let mut request = Request::new(Full::new(Bytes::from_owner(body)));
         *request.method_mut() = method;
-        *request.uri_mut() = checked(endpoint)?;
+        *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         let headers = request.headers_mut();
         headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
-        match timeout(WHOLE_CALL, self.exchange(request)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::new(CredentialRefusal::Timeout, format!("no whole answer within {WHOLE_CALL:?}"))),
+        let spared = self.mint.as_ref().zip(server.as_ref());
+        let time = spared.map_or(Ok(WHOLE_CALL), |(mint, server)| mint.pass(server.as_str()))?;
+        let outcome = self.within(time, request).await;
+        if let Some((mint, server)) = spared {
+            mint.note(server.as_str(), time, &outcome);
         }
+        outcome
+    }
+
+    async fn within(&self, time: Duration, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
+        let late = || Failure::new(CredentialRefusal::Timeout, format!("no whole answer within {time:?}"));
+        timeout(time, self.exchange(request)).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
@@ -84,6 +108,34 @@ impl Client {
             body.extend_from_slice(data);
         }
         Ok(Answer { status: parts.status, retry_after: retry_after(&parts.headers), headers: parts.headers, body })
+    }
+}
+
+impl ForMint {
+    /// Leave to ask a server now, for so long.
+    fn pass(&self, server: &str) -> Result<Duration, Failure> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Failure::new(
+                CredentialRefusal::Timeout,
+                "the answers for one credential took too long together",
+            ));
+        }
+        self.circuits.pass(server)?;
+        Ok(left.min(WHOLE_CALL))
+    }
+
+    /// What came of asking it for so long.
+    fn note(&self, server: &str, time: Duration, outcome: &Result<Answer, Failure>) {
+        let unwell = match outcome {
+            Ok(answer) => reply::is_unwell(answer),
+            Err(failure) => match failure.refusal {
+                // One that was given less time than others is not to blame.
+                CredentialRefusal::Timeout if time < WHOLE_CALL => return,
+                refusal => matches!(refusal, CredentialRefusal::Unavailable | CredentialRefusal::Timeout),
+            },
+        };
+        self.circuits.note(server, unwell);
     }
 }
 
@@ -168,7 +220,10 @@ const LARGEST_ANSWER: usize = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use super::{
-        super::endpoint::{Endpoint, Reply, client},
+        super::{
+            circuit::PATIENCE,
+            endpoint::{Endpoint, Reply, client},
+        },
         *,
     };
 
@@ -208,6 +263,35 @@ mod tests {
     async fn an_endpoint_that_does_not_answer_is_left_after_a_while() {
         let endpoint = Endpoint::start(|_| Reply::Never).await;
         assert_eq!(post(&endpoint.url()).await.err().map(|failure| failure.refusal), Some(CredentialRefusal::Timeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answers_for_one_credential_are_waited_for_no_longer_than_all_of_them_may_take() {
+        const WHOLE: Duration = Duration::from_secs(9);
+        let endpoint = Endpoint::start(|_| Reply::Never).await;
+        let begun = Instant::now();
+        let client = client().for_mint(&Arc::default(), begun + WHOLE);
+        for (asked, after) in [(1, 5), (2, 9), (2, 9)] {
+            let outcome = client.post(&endpoint.url(), HeaderMap::new(), Form::new(&[])).await;
+            assert_eq!(outcome.err().map(|failure| failure.refusal), Some(CredentialRefusal::Timeout));
+            assert_eq!((endpoint.seen().len(), begun.elapsed().as_secs()), (asked, after));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_keeps_failing_is_left_alone_and_another_one_is_not() {
+        let down = Endpoint::start(|_| Reply::status(503)).await;
+        let well = Endpoint::start(|_| Reply::status(400)).await;
+        let client = client().for_mint(&Arc::default(), Instant::now() + WHOLE_CALL);
+        let post = async |endpoint: &Endpoint| {
+            let outcome = client.post(&endpoint.url(), HeaderMap::new(), Form::new(&[])).await;
+            outcome.map(|answer| answer.status.as_u16()).map_err(|failure| failure.refusal)
+        };
+        for _ in 0..PATIENCE {
+            assert_eq!((post(&down).await, post(&well).await), (Ok(503), Ok(400)));
+        }
+        assert_eq!((post(&down).await, post(&well).await), (Err(CredentialRefusal::CircuitOpen), Ok(400)));
+        assert_eq!(down.seen().len(), usize::try_from(PATIENCE).unwrap());
     }
 
     #[tokio::test]

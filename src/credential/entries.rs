@@ -33,13 +33,7 @@ impl Entries {
 
     /// Forgets what belongs to a destination that is not among these, and marks it as gone for those who hold it.
     pub(super) fn retain(&mut self, upstreams: &Upstreams) {
-        self.keep(|entry| {
-            let among = is_among(&entry.upstream, upstreams);
-            if !among {
-                entry.set_gone();
-            }
-            among
-        });
+        self.forget(|entry| !is_among(&entry.upstream, upstreams));
     }
 
     /// Forgets these, and marks them as gone for those who hold them.

@@ -44,12 +44,19 @@ pub(super) struct Wanted<'a> {
     pub(super) upstream: &'a Arc<Upstream>,
     pub(super) obligations: &'a Obligations,
     pub(super) task: &'a Task,
+    /// What the call itself needs, where its source gives no more than that: within what policy chose, and in its place.
+    pub(super) needs: Option<Vec<Arc<str>>>,
 }
 
 impl Wanted<'_> {
+    /// The scopes to ask for; `None` for all that are declared.
+    fn scopes(&self) -> Option<&[Arc<str>]> {
+        self.needs.as_deref().or(self.obligations.scopes.as_deref())
+    }
+
     /// A digest for looking up; [`Entry::is_for`] compares.
     pub(super) fn digest(&self, hasher: &RandomState) -> u64 {
-        let Obligations { scopes, max_ttl, .. } = self.obligations;
+        let (scopes, max_ttl) = (self.scopes(), &self.obligations.max_ttl);
         hasher.hash_one((&*self.declaration.name, &*self.upstream.name, &*self.task.id, scopes, max_ttl))
     }
 }
@@ -80,7 +87,7 @@ impl Entry {
             declaration: Arc::clone(wanted.declaration),
             upstream: Arc::clone(wanted.upstream),
             task: wanted.task.clone(),
-            scopes: wanted.obligations.scopes.clone(),
+            scopes: wanted.scopes().map(<[_]>::to_vec),
             max_ttl: wanted.obligations.max_ttl,
             held: ArcSwapOption::empty(),
             gate: Arc::default(),
@@ -96,20 +103,20 @@ impl Entry {
     }
 
     /// How long it may be served by policy and by its task, where either says so.
-    pub(super) fn bound(&self, now: Now) -> Option<Duration> {
+    pub(super) fn allowed_life(&self, now: Now) -> Option<Duration> {
         [self.max_ttl, self.task_left(now)].into_iter().flatten().min()
     }
 
     /// Whether this is what is wanted. A declaration or destination that was changed by a reload is another one. Where
     /// nothing changed they are the same allocation, which comparing looks at first.
     pub(super) fn is_for(&self, wanted: &Wanted<'_>) -> bool {
-        let Wanted { declaration, upstream, obligations, task } = wanted;
+        let Wanted { declaration, upstream, obligations, task, .. } = wanted;
         self.declaration == **declaration
             && self.upstream == **upstream
             && self.task.id == task.id
             && self.task.epoch == task.epoch
             && self.task.expires_at == task.expires_at
-            && self.scopes == obligations.scopes
+            && self.scopes.as_deref() == wanted.scopes()
             && self.max_ttl == obligations.max_ttl
     }
 
@@ -141,7 +148,7 @@ impl Entry {
         held.as_ref().filter(|held| held.serves(now)).map(|held| Arc::clone(&held.credential))
     }
 
-    /// The scopes to ask for: those of the decision, else all that are declared.
+    /// The scopes to ask for: those of the call or of the decision, else all that are declared.
     pub(super) fn asked(&self) -> Vec<&str> {
         match &self.scopes {
             Some(scopes) => scopes.iter().map(|scope| &**scope).collect(),
@@ -320,6 +327,7 @@ mod tests {
                 source: super::super::testing::register("/f"),
                 placement: super::super::Placement::Bearer,
                 max_ttl: second,
+                per_call: false,
             };
             let seal = super::super::Seal { fingerprint: "0".into(), partition: 1 };
             Arc::new(Credential::new(&declaration, super::super::testing::value("v"), None, seal).unwrap())

@@ -6,50 +6,43 @@ use std::{
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use zeroize::Zeroizing;
 
 use super::{
     Failure,
-    mint::{Asking, Life, Minted, Secret, Unusable},
+    exception::Exception,
+    mint::{Life, Minted, Secret, Unusable},
 };
 use crate::refusal::CredentialRefusal;
 
-/// A long-lived secret that is used although it is one: with somebody who answers for it, and an end.
+/// A long-lived secret in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Register {
     /// The file; trailing line breaks are not part of the secret.
     pub file: PathBuf,
-    /// Who answers for it.
-    pub owner: String,
-    /// When the exception ends.
-    pub expires: Option<SystemTime>,
+    /// Why it is used although it is one.
+    pub exception: Exception,
 }
 
 impl Register {
     /// What the file says now.
-    pub(super) async fn mint(&self, asking: &Asking<'_>) -> Result<Minted, Unusable> {
-        let now = SystemTime::now();
-        if self.expires.is_some_and(|end| end <= now) {
-            return Err(Failure::new(CredentialRefusal::Expired, "the exception has ended").into());
-        }
-        let outlives = |life| self.expires.is_none_or(|end| now.checked_add(life).is_some_and(|most| end > most));
-        if asking.bound.is_some_and(outlives) {
-            let detail = "policy bounds the life of this credential, and nobody can end one from a file";
-            return Err(Failure::new(CredentialRefusal::LifetimeExceeded, detail).into());
-        }
+    pub(super) async fn mint(&self) -> Result<Minted, Unusable> {
+        self.exception.check()?;
         let secret = Secret::Value(read(&self.file).await?);
-        Ok(Minted { secret, life: Life::Standing { ends: self.expires, again: RECHECK }, handle: None })
+        let life = Life::Standing { ends: self.exception.expires, again: RECHECK };
+        Ok(Minted { secret, life, handle: None })
     }
 }
 
 /// The secret in a file, without trailing line breaks. Read off the runtime's threads, as a mounted file system may hang.
 pub(super) async fn read(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || read_now(&path)).await;
-    read.unwrap_or_else(|_| Err(unavailable("reading the file failed")))
+    let file = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || read_now(&file)).await;
+    let read = read.unwrap_or_else(|_| Err(unavailable("reading the file failed")));
+    read.map_err(|failure| failure.about(&path.display().to_string()))
 }
 
 fn read_now(path: &Path) -> Result<Zeroizing<String>, Failure> {
@@ -74,11 +67,11 @@ fn read_whole(file: &mut File) -> Result<Zeroizing<String>, Failure> {
         }
     }
     if length > LARGEST {
-        return Err(Failure::malformed("the file is larger than 64 KiB"));
+        return Err(Failure::misconfigured("the file is larger than 64 KiB"));
     }
-    let text = std::str::from_utf8(&bytes[..length]).map_err(|_| Failure::malformed("the file is not UTF-8"))?;
+    let text = std::str::from_utf8(&bytes[..length]).map_err(|_| Failure::misconfigured("the file is not UTF-8"))?;
     match text.trim_end_matches(['\r', '\n']) {
-        "" => Err(Failure::malformed("the file is empty")),
+        "" => Err(Failure::misconfigured("the file is empty")),
         value => Ok(Zeroizing::new(value.to_owned())),
     }
 }
@@ -113,9 +106,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_a_secret_is_malformed() {
+    async fn what_cannot_be_a_secret_is_our_own_fault() {
         for content in [&b""[..], b"\n\n", b"\xff\xfe", &vec![b'x'; LARGEST + 1]] {
-            assert_eq!(read_from(content).await, Err(CredentialRefusal::Malformed));
+            assert_eq!(read_from(content).await, Err(CredentialRefusal::Misconfigured));
         }
     }
 
@@ -125,6 +118,7 @@ mod tests {
         for path in [directory.path(), &directory.path().join("missing"), Path::new("/dev/null")] {
             let failure = read(path).await.expect_err("not a file");
             assert_eq!(failure.refusal, CredentialRefusal::Unavailable, "{}", path.display());
+            assert!(failure.detail.contains(path.to_str().unwrap()), "{}", failure.detail);
         }
     }
 }

@@ -12,13 +12,12 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{
-    Failure, SecretPlace,
+    Failure,
     assertion::Assertion,
     client::Form,
     mint::{Asking, Life, Minted, Secret, Unusable},
     reply, sensitive,
 };
-use crate::refusal::CredentialRefusal;
 
 /// A workload identity pool's provider, and the service account that it may impersonate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,10 +56,6 @@ struct Impersonated {
 }
 
 impl Gcp {
-    pub(super) fn own_secrets(&self) -> Vec<&SecretPlace> {
-        self.subject.own_secrets()
-    }
-
     /// Asks for a token.
     pub(super) async fn mint(&self, asking: &Asking<'_>) -> Result<Minted, Unusable> {
         let federated = self.exchange(asking).await?;
@@ -111,12 +106,8 @@ impl Gcp {
         if !reply::is_token(&given.access_token) {
             return Err(Failure::malformed("`accessToken` is empty or holds characters that it must not").into());
         }
-        let life = reply::life_until(&given.expire_time)?;
-        if life > wanted + CLOCKS_DIFFER {
-            let detail = format!("it lives {life:?}, asked for were {wanted:?}");
-            return Err(Failure::new(CredentialRefusal::LifetimeExceeded, detail).into());
-        }
-        Ok(Minted { secret: Secret::Value(given.access_token), life: Life::For(life.min(wanted)), handle: None })
+        let life = Life::For(reply::life_until(reply::moment(&given.expire_time)?, wanted)?);
+        Ok(Minted { secret: Secret::Value(given.access_token), life, handle: None })
     }
 }
 
@@ -129,19 +120,17 @@ const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const LONGEST: Duration = Duration::from_secs(3600);
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// How far Google's clock may be ahead of ours.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
-
 #[cfg(test)]
 mod tests {
     use super::{
         super::{
-            SecretValue,
+            SecretPlace, SecretValue,
             endpoint::{Endpoint, Reply, Seen},
             testing::Scene,
         },
         *,
     };
+    use crate::refusal::CredentialRefusal;
 
     fn gcp(endpoint: &Endpoint, service_account: Option<&str>) -> Gcp {
         Gcp {

@@ -87,10 +87,6 @@ struct Repository {
 }
 
 impl GithubApp {
-    pub(super) fn own_secrets(&self) -> Vec<&SecretPlace> {
-        vec![&self.private_key]
-    }
-
     /// Asks for a token.
     pub(super) async fn mint(&self, asking: &Asking<'_>) -> Result<Minted, Unusable> {
         let wanted = self.wanted(asking.scopes)?;
@@ -116,7 +112,7 @@ impl GithubApp {
         match answer.status {
             // 401: it had ended before.
             StatusCode::NO_CONTENT | StatusCode::UNAUTHORIZED => Ok(()),
-            _ => Err(reply::refused(&answer)),
+            _ => Err(reply::refused(&answer, None)),
         }
     }
 
@@ -125,7 +121,7 @@ impl GithubApp {
         let about = |failure: Failure| failure.about("private key");
         let key = SigningKey::from_pem(&self.private_key.read().await.map_err(about)?).map_err(about)?;
         if !matches!(key, SigningKey::Rs256(_)) {
-            return Err(about(Failure::malformed("GitHub takes RSA keys only")));
+            return Err(about(Failure::misconfigured("GitHub takes RSA keys only")));
         }
         let now = jose::now();
         let claims = json!({"iss": self.app_id, "iat": now - CLOCKS_DIFFER, "exp": now + PROOF});
@@ -148,7 +144,7 @@ impl GithubApp {
         // Asking for none is asking for all, which policy did not choose.
         if wanted.permissions.is_empty() && !self.permissions.is_empty() {
             let detail = "policy asks for repositories and no permission";
-            return Err(Failure::new(CredentialRefusal::Rejected, detail));
+            return Err(Failure::misconfigured(detail));
         }
         if wanted.repositories.is_empty() {
             wanted.repositories = self.repositories.iter().map(String::as_str).collect();
@@ -181,7 +177,8 @@ impl Given {
                 return exceeded("the token is for a repository that was not asked for");
             }
         }
-        reply::life_until(&self.expires_at)
+        // GitHub knows one life, whatever is allowed: it is served in part and then ended.
+        reply::life_until(reply::moment(&self.expires_at)?, Duration::MAX)
     }
 }
 

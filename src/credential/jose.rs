@@ -46,7 +46,7 @@ impl SigningKey {
     /// A P-256 or RSA key (of 2048 bits or more) in PEM: PKCS#8, PKCS#1 or SEC 1.
     pub(super) fn from_pem(text: &str) -> Result<Self, Failure> {
         let der = PrivateKeyDer::from_pem_slice(text.as_bytes());
-        let der = Zeroizing::new(der.map_err(|_| Failure::malformed("no private key in PEM"))?);
+        let der = Zeroizing::new(der.map_err(|_| Failure::misconfigured("no private key in PEM"))?);
         let ec = |der: &[u8]| EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, der);
         let key = match &*der {
             PrivateKeyDer::Pkcs8(key) => {
@@ -55,9 +55,9 @@ impl SigningKey {
             }
             PrivateKeyDer::Pkcs1(key) => rsa::KeyPair::from_der(key.secret_pkcs1_der()).map(Self::Rs256),
             PrivateKeyDer::Sec1(key) => ec(key.secret_sec1_der()).map(Self::Es256),
-            _ => return Err(Failure::malformed("a private key of no known kind")),
+            _ => return Err(Failure::misconfigured("a private key of no known kind")),
         };
-        key.map_err(|_| Failure::malformed("the private key is neither P-256 nor RSA of 2048 bits or more"))
+        key.map_err(|_| Failure::misconfigured("the private key is neither P-256 nor RSA of 2048 bits or more"))
     }
 
     /// `header.claims.signature`, each in base64url.
@@ -133,7 +133,7 @@ impl Unverified {
     pub(super) fn read(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
         let (header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
-        let object = |part: &str| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
+        let object = |part: &str| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).map(Zeroizing::new).ok()?).ok();
         match parts.next() {
             None => Some(Self { header: object(header)?, claims: object(claims)? }),
             Some(_) => None,

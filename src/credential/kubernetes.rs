@@ -82,10 +82,11 @@ struct Status {
 }
 
 impl ServiceAccount {
-    pub(super) fn own_secrets(&self) -> Vec<&SecretPlace> {
+    /// Whether a new one is made, and not only read.
+    pub(super) fn minted(&self) -> bool {
         match &self.origin {
-            Origin::Projected(place) => vec![place],
-            Origin::Request(request) => request.token.own_secrets(),
+            Origin::Projected(_) => false,
+            Origin::Request(_) => true,
         }
     }
 
@@ -107,23 +108,24 @@ impl ServiceAccount {
 
     async fn projected(&self, place: &SecretPlace, asking: &Asking<'_>) -> Result<Minted, Unusable> {
         let token = place.read().await?;
-        let claims = Unverified::read(&token).ok_or_else(|| Failure::malformed("the file holds no token"))?;
+        let claims = Unverified::read(&token).ok_or_else(|| Failure::misconfigured("the file holds no token"))?;
         if claims.audiences().is_none_or(|audiences| audiences != [self.audience.as_str()]) {
             let detail = format!("the projected token is not for the audience {} alone", self.audience);
             return Err(Failure::new(CredentialRefusal::ScopeExceeded, detail).into());
         }
         let ends = claims.expires_at().ok_or_else(|| Failure::malformed("the projected token has no end"))?;
-        let left = ends.duration_since(std::time::SystemTime::now()).unwrap_or_default();
-        if left > asking.longest {
-            let detail = format!("it lives {left:?}, allowed are {:?}", asking.longest);
-            return Err(Failure::new(CredentialRefusal::LifetimeExceeded, detail).into());
-        }
+        let ended = |failure: Failure| match failure.refusal {
+            CredentialRefusal::Malformed => Failure::new(CredentialRefusal::Expired, "the projected token has ended"),
+            _ => failure,
+        };
+        reply::life_until(ends, asking.longest).map_err(ended)?;
         let life = Life::Standing { ends: Some(ends), again: RECHECK };
         Ok(Minted { secret: Secret::Value(token), life, handle: None })
     }
 
     async fn request(&self, request: &TokenRequest, asking: &Asking<'_>) -> Result<Minted, Unusable> {
         let TokenRequest { server, namespace, name, token, pod } = request;
+        reply::can_be_as_short(SHORTEST, asking.longest)?;
         let own = token.read(asking.tools).await?;
         let life = asking.useful.max(SHORTEST);
         let mut spec = json!({"audiences": [self.audience], "expirationSeconds": life.as_secs()});
@@ -145,8 +147,9 @@ impl ServiceAccount {
         if !reply::is_token(&status.token) {
             return Err(Failure::malformed("`token` is empty or holds characters that it must not").into());
         }
-        let life = reply::life_until(&status.expiration_timestamp)?;
-        Ok(Minted { secret: Secret::Value(status.token), life: Life::For(life), handle: None })
+        // It may give more than was asked for, and is to give no more than is allowed.
+        let life = Life::For(reply::life_until(reply::moment(&status.expiration_timestamp)?, asking.longest)?);
+        Ok(Minted { secret: Secret::Value(status.token), life, handle: None })
     }
 }
 
@@ -198,10 +201,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_is_asked_for_as_the_api_describes() {
-        let endpoint = Endpoint::start(|_| given("https://kubernetes.test", 899)).await;
+        let endpoint = Endpoint::start(|_| given("https://kubernetes.test", 905)).await;
         let minted = requested(&endpoint).mint(&Scene::new().asking(&[], LONGEST)).await.ok().unwrap();
         assert_eq!(minted.secret.values(), ["sa-canary"]);
-        assert!(matches!(minted.life, Life::For(life) if life <= LONGEST && life > SHORTEST));
+        assert!(matches!(minted.life, Life::For(LONGEST)), "its clock is ahead of ours");
         assert!(minted.handle.is_none());
         let seen = &endpoint.seen()[0];
         assert_eq!(seen.path, "/api/v1/namespaces/agents/serviceaccounts/reader/token");
@@ -216,7 +219,8 @@ mod tests {
     async fn a_token_for_another_audience_and_a_refusal_are_no_credential() {
         for (reply, refusal) in [
             (given("https://other.test", 600), CredentialRefusal::ScopeExceeded),
-            (given("https://kubernetes.test", -1), CredentialRefusal::Expired),
+            (given("https://kubernetes.test", -1), CredentialRefusal::Malformed),
+            (given("https://kubernetes.test", 1000), CredentialRefusal::LifetimeExceeded),
             (Reply::status(403), CredentialRefusal::Rejected),
             (Reply::status(503), CredentialRefusal::Unavailable),
             (Reply::status(201).body("{}"), CredentialRefusal::Malformed),
@@ -229,9 +233,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_the_api_server_never_gives_is_not_asked_for() {
+        let endpoint = Endpoint::start(|_| given("https://kubernetes.test", 600)).await;
+        let scene = Scene::new();
+        let asking = scene.asking(&[], SHORTEST - Duration::from_secs(1));
+        let refused = requested(&endpoint).mint(&asking).await.err().unwrap().failure;
+        assert_eq!(refused.refusal, CredentialRefusal::LifetimeExceeded);
+        assert!(endpoint.seen().is_empty());
+    }
+
+    #[tokio::test]
     async fn a_projected_token_is_used_for_its_audience_alone() {
-        let token = |audience: serde_json::Value, life: u64| {
-            let claims = json!({"aud": audience, "exp": jose::now() + life});
+        let token = |audience: serde_json::Value, life: i64| {
+            let claims = json!({"aud": audience, "exp": jose::now().saturating_add_signed(life)});
             format!("{}.{}.c2ln", URL_SAFE_NO_PAD.encode("{}"), URL_SAFE_NO_PAD.encode(claims.to_string()))
         };
         let table = [
@@ -240,7 +254,8 @@ mod tests {
             (token(json!(["tollgate", "other"]), 600), Some(CredentialRefusal::ScopeExceeded)),
             (token(json!(["other"]), 600), Some(CredentialRefusal::ScopeExceeded)),
             (token(json!(["tollgate"]), 3600), Some(CredentialRefusal::LifetimeExceeded)),
-            ("canary".to_owned(), Some(CredentialRefusal::Malformed)),
+            (token(json!(["tollgate"]), -1), Some(CredentialRefusal::Expired)),
+            ("canary".to_owned(), Some(CredentialRefusal::Misconfigured)),
         ];
         for (text, refusal) in table {
             let account = ServiceAccount { audience: "tollgate".into(), origin: Origin::Projected(at(&text)) };

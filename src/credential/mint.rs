@@ -6,12 +6,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
     Failure,
+    circuit::Circuits,
     client::Client,
+    exception,
     oauth::{dpop, metadata::Issuers},
+    pieces::pieces,
     placement::Placed,
     vault,
 };
@@ -27,14 +31,23 @@ pub(super) struct Tools {
     /// Proves to them who the agent is.
     pub(super) identity: Arc<Identity>,
     /// Where issuers say that they are asked.
-    pub(super) issuers: Issuers,
+    pub(super) issuers: Arc<Issuers>,
     /// Who we are to the Vault servers.
-    pub(super) vault: vault::Logins,
+    pub(super) vault: Arc<vault::Logins>,
+    /// Who was told of exceptions that end.
+    pub(super) exceptions: Arc<exception::Told>,
 }
 
 impl Tools {
     pub(super) fn new(client: Client, identity: Arc<Identity>) -> Self {
-        Self { client, identity, issuers: Issuers::default(), vault: vault::Logins::default() }
+        Self { client, identity, issuers: Arc::default(), vault: Arc::default(), exceptions: Arc::default() }
+    }
+
+    /// The same for one mint: its issuers are spared, and none is waited for after this moment.
+    pub(super) fn for_mint(&self, circuits: &Arc<Circuits>, deadline: Instant) -> Self {
+        let (issuers, vault) = (Arc::clone(&self.issuers), Arc::clone(&self.vault));
+        let (identity, exceptions) = (Arc::clone(&self.identity), Arc::clone(&self.exceptions));
+        Self { client: self.client.for_mint(circuits, deadline), identity, issuers, vault, exceptions }
     }
 }
 
@@ -45,8 +58,6 @@ pub(super) struct Asking<'a> {
     pub(super) scopes: &'a [&'a str],
     /// The longest life that is accepted. What lives longer is refused.
     pub(super) longest: Duration,
-    /// The life that policy allows, where it says so.
-    pub(super) bound: Option<Duration>,
     /// How long it is of use: an issuer that can be told is asked for no more.
     pub(super) useful: Duration,
     /// The task that it is for.
@@ -65,7 +76,7 @@ pub(super) struct Minted {
 
 /// How long it may be served.
 pub(super) enum Life {
-    /// Its issuer ends it so long after it was asked. A longer life than was asked for is refused.
+    /// Its issuer ends it so long after it was asked. A longer life than is allowed is refused.
     For(Duration),
     /// As [`Self::For`], from an issuer that knows one life only: a longer one is served in part, and then ended by us.
     Fixed(Duration),
@@ -124,13 +135,19 @@ impl Secret {
 
     /// What answers are looked through for. Of keys that sign, what goes out is worth nothing without what does not; and
     /// whoever compares checksums, as clients of S3 do, needs compressed answers as they are.
-    /// The form on the wire counts as a value of its own: an origin may encode that once more.
+    /// The form on the wire counts as a value of its own: an origin may encode that once more. So does what of a value may
+    /// be said alone.
     pub(super) fn needles(&self, placed: &Placed) -> Option<Needles> {
         match self {
             Self::Aws { .. } => None,
             _ => {
+                let pieces = match self {
+                    Self::Value(value) => pieces(value),
+                    _ => Vec::new(),
+                };
                 let mut values = self.values();
                 values.extend(placed.encoded());
+                values.extend(pieces.iter().map(|piece| piece.as_str()));
                 Needles::new(&values)
             }
         }
@@ -164,5 +181,17 @@ pub(super) struct Unusable {
 impl From<Failure> for Unusable {
     fn from(failure: Failure) -> Self {
         Self { failure, handle: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_credential_is_shown_only_where_it_is_a_name() {
+        let secret = Handle::Secret(Zeroizing::new("canary".to_owned()));
+        let named = Handle::Reference("accessor-1".into());
+        assert_eq!(format!("{secret:?} {named:?}"), r#"[secret] Reference("accessor-1")"#);
     }
 }

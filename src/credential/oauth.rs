@@ -14,21 +14,20 @@ pub(super) mod dpop;
 mod id_jag;
 pub(super) mod metadata;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{
-    Failure, SecretPlace,
+    Failure,
+    assertion::Assertion,
     client::Form,
     mint::{Asking, Handle, Minted, Tools, Unusable},
 };
-use crate::refusal::CredentialRefusal;
 use answer::Expected;
 pub use id_jag::IdJag;
 use server::Server;
-use shown::{Shown, TokenType, Typed};
+use shown::{TokenType, Typed};
 use target::Target;
 
 /// A token that an OAuth 2.0 issuer gives.
@@ -52,7 +51,7 @@ pub enum Grant {
     /// In exchange for another token (RFC 8693).
     TokenExchange(TokenExchange),
     /// For an assertion (RFC 7523).
-    JwtBearer(Shown),
+    JwtBearer(Assertion),
     /// For an assertion that another issuer, which both trust, gives about whoever a token is of.
     IdJag(Box<IdJag>),
 }
@@ -87,21 +86,6 @@ impl Oauth {
         &self.target.scopes
     }
 
-    pub(super) fn own_secrets(&self) -> Vec<&SecretPlace> {
-        let shown = match &self.grant {
-            Grant::ClientCredentials => Vec::new(),
-            Grant::TokenExchange(TokenExchange { subject, actor, .. }) => subject
-                .shown
-                .secret()
-                .into_iter()
-                .chain(actor.as_ref().and_then(|actor| actor.shown.secret()))
-                .collect(),
-            Grant::JwtBearer(assertion) => assertion.secret().into_iter().collect(),
-            Grant::IdJag(jag) => jag.own_secrets(),
-        };
-        self.server.client.secret().into_iter().chain(shown).collect()
-    }
-
     /// Who is asked first.
     pub(super) fn issuer(&self) -> &str {
         match &self.grant {
@@ -112,11 +96,6 @@ impl Oauth {
 
     /// Asks for a token with these scopes that lives no longer than this.
     pub(super) async fn mint(&self, asking: &Asking<'_>) -> Result<Minted, Unusable> {
-        let late = || Failure::new(CredentialRefusal::Timeout, format!("not done within {WHOLE_MINT:?}"));
-        timeout(WHOLE_MINT, self.ask(asking)).await.unwrap_or_else(|_| Err(late().into()))
-    }
-
-    async fn ask(&self, asking: &Asking<'_>) -> Result<Minted, Unusable> {
         let key = self.dpop.then(|| Arc::new(dpop::Key::generate()));
         let fields = self.fields(asking).await?;
         let answer = self.server.ask(asking.tools, &fields, key.as_deref()).await?;
@@ -131,12 +110,18 @@ impl Oauth {
             issued,
             bound: key.is_some(),
         };
-        answer::read(&answer)?.accept(&expected, key, self.revocable())
+        match answer::read(&answer) {
+            Ok(granted) => granted.accept(&expected, key, self.revocable()),
+            Err(failure) => {
+                let given = if self.revocable() { answer::token(&answer) } else { None };
+                Err(Unusable { failure, handle: given.map(Handle::Secret) })
+            }
+        }
     }
 
     /// All that the request says, but for who asks.
     async fn fields(&self, asking: &Asking<'_>) -> Result<Fields, Failure> {
-        let Self { server, target, .. } = self;
+        let target = &self.target;
         let mut fields;
         match &self.grant {
             Grant::ClientCredentials => {
@@ -144,12 +129,12 @@ impl Oauth {
                 target.ask(&mut fields, asking.scopes, target.audience.as_deref());
             }
             Grant::TokenExchange(exchange) => {
-                fields = exchange.fields(asking.tools, server).await?;
+                fields = exchange.fields(asking.tools).await?;
                 target.ask(&mut fields, asking.scopes, target.audience.as_deref());
             }
             Grant::JwtBearer(assertion) => {
                 fields = Fields::of(JWT_BEARER);
-                fields.take("assertion", assertion.read(asking.tools, server).await?);
+                fields.take("assertion", assertion.read(asking.tools).await?);
                 target.ask(&mut fields, asking.scopes, target.audience.as_deref());
             }
             Grant::IdJag(jag) => {
@@ -172,13 +157,13 @@ impl Oauth {
 }
 
 impl TokenExchange {
-    async fn fields(&self, tools: &Tools, server: &Server) -> Result<Fields, Failure> {
+    async fn fields(&self, tools: &Tools) -> Result<Fields, Failure> {
         let mut fields = Fields::of(TOKEN_EXCHANGE);
-        let subject = self.subject.shown.read(tools, server).await.map_err(|failure| failure.about("subject"))?;
+        let subject = self.subject.shown.read(tools).await.map_err(|failure| failure.about("subject"))?;
         fields.take("subject_token", subject);
         fields.add("subject_token_type", self.subject.token_type.urn());
         if let Some(actor) = &self.actor {
-            let token = actor.shown.read(tools, server).await.map_err(|failure| failure.about("actor"))?;
+            let token = actor.shown.read(tools).await.map_err(|failure| failure.about("actor"))?;
             fields.take("actor_token", token);
             fields.add("actor_token_type", actor.token_type.urn());
         }
@@ -220,9 +205,6 @@ impl Fields {
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-
-/// How long all the steps of one mint may take: within the time that others wait for whoever tries an issuer again.
-const WHOLE_MINT: Duration = Duration::from_secs(9);
 
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,10 @@
-//! Spares an issuer: so many mints a minute, and none for a while after it failed several times in a row.
+//! Spares an issuer: so many mints at once, and so many a second after that.
 //!
 //! Counted for each issuer over all that ask it, so that a thousand tasks can't do together what none may do alone.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Mutex, PoisonError},
 };
 
 use tokio::time::Instant;
@@ -18,152 +17,90 @@ use crate::refusal::CredentialRefusal;
 pub(super) struct Paces(Mutex<HashMap<String, Pace>>);
 
 impl Paces {
-    /// Leave to ask this issuer once, now.
+    /// Leave to ask this issuer for one credential, now.
     pub(super) fn take(&self, issuer: &str) -> Result<(), Failure> {
         let now = Instant::now();
-        self.of(issuer, |pace| pace.take(now))
-    }
-
-    /// What came of asking it. Tells a new circuit break by the time that it lasts.
-    pub(super) fn note(&self, issuer: &str, refusal: Option<CredentialRefusal>) -> Option<Duration> {
-        let now = Instant::now();
-        self.of(issuer, |pace| pace.note(now, refusal))
-    }
-
-    fn of<T>(&self, issuer: &str, act: impl FnOnce(&mut Pace) -> T) -> T {
-        let mut paces = self.lock();
-        if let Some(pace) = paces.get_mut(issuer) {
-            return act(pace);
-        }
-        act(paces.entry(issuer.to_owned()).or_insert_with(|| Pace::new(Instant::now())))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Pace>> {
         // Nothing that runs under the lock leaves a pace half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match paces.get_mut(issuer) {
+            Some(pace) => pace.take(now),
+            None => paces.entry(issuer.to_owned()).or_insert_with(|| Pace::new(now)).take(now),
+        }
     }
 }
 
-/// One issuer's: a bucket of mints that fills steadily, and a circuit that breaks.
+/// One issuer's: a bucket of mints that fills steadily.
 struct Pace {
     mints: f64,
     filled: Instant,
-    failures: u32,
-    broken_until: Option<Instant>,
 }
 
 impl Pace {
     fn new(now: Instant) -> Self {
-        Self { mints: f64::from(BUDGET), filled: now, failures: 0, broken_until: None }
+        Self { mints: AT_ONCE, filled: now }
     }
 
     fn take(&mut self, now: Instant) -> Result<(), Failure> {
-        if self.broken_until.is_some_and(|until| now < until) {
-            let detail = "the issuer failed several times in a row and is left alone for a while";
-            return Err(Failure::new(CredentialRefusal::CircuitOpen, detail));
-        }
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.mints = since.mul_add(f64::from(BUDGET) / MINUTE.as_secs_f64(), self.mints).min(f64::from(BUDGET));
+        self.mints = since.mul_add(A_SECOND, self.mints).min(AT_ONCE);
         self.filled = now;
         if self.mints < 1.0 {
-            let detail = format!("more than {BUDGET} credentials were asked of this issuer within a minute");
+            let detail =
+                format!("asked of this issuer were {AT_ONCE} at once, and more than {A_SECOND} a second since");
             return Err(Failure::new(CredentialRefusal::BudgetSpent, detail));
         }
         self.mints -= 1.0;
-        // The first after a break finds out for all others: until it is known how that went, they keep waiting.
-        if self.broken_until.is_some() {
-            self.broken_until = Some(now + PROBE);
-        }
         Ok(())
-    }
-
-    fn note(&mut self, now: Instant, refusal: Option<CredentialRefusal>) -> Option<Duration> {
-        let unwell = matches!(refusal, Some(CredentialRefusal::Unavailable | CredentialRefusal::Timeout));
-        if !unwell {
-            (self.failures, self.broken_until) = (0, None);
-            return None;
-        }
-        self.failures = self.failures.saturating_add(1);
-        let over = self.failures.checked_sub(PATIENCE)?;
-        let pause = (SHORTEST * 2u32.saturating_pow(over.min(8))).min(LONGEST);
-        self.broken_until = Some(now + pause);
-        Some(pause)
     }
 }
 
-/// How many mints one issuer is asked for in a minute, at most.
-const BUDGET: u32 = 300;
-const MINUTE: Duration = Duration::from_secs(60);
+/// How many mints one issuer is asked for at once, at most: what the tasks of one sidecar begin with, and where each call
+/// has a credential of its own, so many calls at a time.
+pub(super) const AT_ONCE: f64 = 60.0;
 
-/// So many failures in a row break the circuit.
-const PATIENCE: u32 = 5;
-
-/// The first break, which doubles with each further failure.
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
-
-/// How long others wait for whoever tries an issuer again: longer than any call to one takes.
-const PROBE: Duration = Duration::from_secs(10);
+/// How many more after that, in each second.
+const A_SECOND: f64 = 5.0;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::advance;
 
     use super::*;
 
-    const DOWN: Option<CredentialRefusal> = Some(CredentialRefusal::Unavailable);
-
-    fn refusal(paces: &Paces, issuer: &str) -> Option<CredentialRefusal> {
-        paces.take(issuer).err().map(|failure| failure.refusal)
+    /// How many mints this issuer is asked for before the next is refused.
+    fn taken(paces: &Paces, issuer: &str) -> usize {
+        let mut taken = 0;
+        loop {
+            match paces.take(issuer) {
+                Ok(()) => taken += 1,
+                Err(failure) => {
+                    assert_eq!(failure.refusal, CredentialRefusal::BudgetSpent);
+                    return taken;
+                }
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_budget_is_spent_and_fills_again() {
         let paces = Paces::default();
-        for _ in 0..BUDGET {
-            assert_eq!(refusal(&paces, "a"), None);
-        }
-        assert_eq!(refusal(&paces, "a"), Some(CredentialRefusal::BudgetSpent));
-        assert_eq!(refusal(&paces, "b"), None);
-        advance(MINUTE / BUDGET).await;
-        assert_eq!(refusal(&paces, "a"), None);
-        assert_eq!(refusal(&paces, "a"), Some(CredentialRefusal::BudgetSpent));
+        assert_eq!((taken(&paces, "a"), taken(&paces, "b")), (60, 60));
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(taken(&paces, "a"), 5);
+        advance(Duration::from_secs(3600)).await;
+        assert_eq!(taken(&paces, "a"), 60);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failures_in_a_row_break_the_circuit_and_one_success_closes_it() {
+    async fn in_a_minute_an_issuer_is_asked_for_no_more_than_is_documented() {
         let paces = Paces::default();
-        for _ in 1..PATIENCE {
-            assert_eq!(paces.note("a", DOWN), None);
-            assert_eq!(refusal(&paces, "a"), None);
+        let mut asked = taken(&paces, "a");
+        for _ in 0..60 {
+            advance(Duration::from_secs(1)).await;
+            asked += taken(&paces, "a");
         }
-        assert_eq!(paces.note("a", DOWN), Some(SHORTEST));
-        assert_eq!(refusal(&paces, "a"), Some(CredentialRefusal::CircuitOpen));
-        assert_eq!(refusal(&paces, "b"), None);
-        advance(SHORTEST).await;
-        assert_eq!(refusal(&paces, "a"), None);
-        assert_eq!(paces.note("a", None), None);
-        assert_eq!(refusal(&paces, "a"), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_a_break_one_tries_for_all() {
-        let paces = Paces::default();
-        for _ in 0..PATIENCE {
-            paces.note("a", DOWN);
-        }
-        advance(SHORTEST).await;
-        assert_eq!(refusal(&paces, "a"), None);
-        assert_eq!(refusal(&paces, "a"), Some(CredentialRefusal::CircuitOpen));
-        assert_eq!(paces.note("a", DOWN), Some(SHORTEST * 2));
-    }
-
-    #[test]
-    fn an_issuer_that_says_no_is_well() {
-        let paces = Paces::default();
-        for _ in 0..2 * PATIENCE {
-            assert_eq!(paces.note("a", Some(CredentialRefusal::Rejected)), None);
-        }
-        assert_eq!(refusal(&paces, "a"), None);
+        assert_eq!(asked, 60 + 60 * 5);
     }
 }

@@ -1,6 +1,6 @@
 //! How a credential goes onto a request, and the form that it has on the wire.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -58,6 +58,10 @@ impl Placed {
                 Ok(Self::Header(AUTHORIZATION, sensitive(&["Basic ", &basic_pair(user, password)])?))
             }
             (Placement::Certificate, Secret::Certificate(certificate)) => {
+                if certificate.begins_at() > SystemTime::now() {
+                    let detail = "the certificate is not valid yet";
+                    return Err(Failure::new(CredentialRefusal::Unavailable, detail));
+                }
                 Ok(Self::Certificate(Arc::clone(certificate)))
             }
             (Placement::Certificate, _) | (_, Secret::Certificate(_)) => {

@@ -5,9 +5,10 @@
 //! written down ([`super::journal`]), so that what a crash left behind is ended by the next start.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -19,7 +20,7 @@ use tracing::warn;
 
 use super::{
     Declaration, Failure,
-    journal::Journal,
+    journal::{Journal, Left},
     mint::{Handle, Tools},
     store::{Event, Events},
 };
@@ -58,37 +59,58 @@ pub(super) struct Outstanding {
     journal: Journal,
     /// `None` once everything was ended: nothing is kept from then on.
     given: Mutex<Option<HashMap<u64, Arc<Given>>>>,
+    /// What an earlier process left behind and nobody has ended yet.
+    left: Mutex<Vec<(Left, Instant)>>,
+    /// The declarations of today, by name.
+    declared: RwLock<BTreeMap<String, Arc<Declaration>>>,
 }
 
 impl Outstanding {
     pub(super) fn new(tools: Arc<Tools>, events: Events, journal: Journal) -> Self {
-        Self { tools, events, journal, given: Mutex::new(Some(HashMap::new())) }
+        let now = Instant::now();
+        // Later the journal also holds what this process was given.
+        let left = journal.left_behind().into_iter().filter_map(|left| {
+            let expires = now.checked_add(left.remaining)?;
+            Some((left, expires))
+        });
+        let left = Mutex::new(left.collect());
+        Self { tools, events, journal, given: Mutex::new(Some(HashMap::new())), left, declared: RwLock::default() }
+    }
+
+    /// Takes note of what is declared from now on.
+    pub(super) fn declare(&self, declared: BTreeMap<String, Arc<Declaration>>) {
+        *self.declared.write().unwrap_or_else(PoisonError::into_inner) = declared;
     }
 
     /// Keeps one, or gives it back when it is too late to keep any, or when it can't be written down.
-    pub(super) fn keep(&self, partition: u64, given: Given) -> Result<(), Given> {
+    pub(super) async fn keep(&self, partition: u64, given: Given) -> Result<(), Given> {
+        if let Err(error) = self.write_down(&given).await {
+            warn!(credential = %given.declaration.name, %error, "credential not written down, so not used");
+            return Err(given);
+        }
         match &mut *self.given() {
             None => Err(given),
             Some(all) => {
                 let now = Instant::now();
                 all.retain(|_, kept| kept.expires > now);
-                if let Handle::Reference(name) = &given.handle
-                    && let Err(error) = self.journal.given(&given.declaration.name, name, given.expires - now)
-                {
-                    warn!(credential = %given.declaration.name, %error, "credential not written down, so not used");
-                    return Err(given);
-                }
                 all.insert(partition, Arc::new(given));
                 Ok(())
             }
         }
     }
 
-    /// Ends one, if it was not ended yet. It is kept until it has, so that the end of all finds it.
-    pub(super) async fn end(&self, partition: u64) {
+    async fn write_down(&self, given: &Given) -> io::Result<()> {
+        let Handle::Reference(name) = &given.handle else { return Ok(()) };
+        let left = given.expires.saturating_duration_since(Instant::now());
+        self.journal.given(&given.declaration.name, name, left).await
+    }
+
+    /// Ends one that was to end at this moment, if it was not ended yet. It is kept until it has, so that the end of all
+    /// finds it. What has expired is over.
+    pub(super) async fn end(&self, partition: u64, since: Instant) {
         let given = self.given().as_ref().and_then(|all| all.get(&partition).cloned());
         let Some(given) = given.filter(|given| !given.ending.swap(true, Ordering::Relaxed)) else { return };
-        if self.revoke(&given, given.expires).await {
+        if given.expires <= Instant::now() || self.revoke(&given, since, given.expires).await {
             if let Some(all) = &mut *self.given() {
                 all.remove(&partition);
             }
@@ -97,8 +119,8 @@ impl Outstanding {
         }
     }
 
-    /// Ends those that were minted for what is no longer wanted, several at a time.
-    pub(super) async fn end_unless(&self, wanted: impl Fn(&Cause) -> bool) {
+    /// Ends those that were minted for what is no longer wanted since this moment, several at a time.
+    pub(super) async fn end_unless(&self, since: Instant, wanted: impl Fn(&Cause) -> bool) {
         let gone: Vec<u64> = match &*self.given() {
             Some(all) => {
                 let unwanted = |given: &Arc<Given>| given.cause.as_ref().is_some_and(|cause| !wanted(cause));
@@ -106,23 +128,38 @@ impl Outstanding {
             }
             None => Vec::new(),
         };
-        stream::iter(gone).for_each_concurrent(AT_A_TIME, async |partition| self.end(partition).await).await;
+        stream::iter(gone).for_each_concurrent(AT_A_TIME, async |partition| self.end(partition, since).await).await;
     }
 
-    /// Ends what an earlier process left behind, as far as its credential is still declared.
-    pub(super) async fn sweep(&self, declared: impl Fn(&str) -> Option<Arc<Declaration>>) {
-        let left = stream::iter(self.journal.left_behind());
-        left.for_each_concurrent(AT_A_TIME, async |left| {
-            let Some(declaration) = declared(&left.credential) else {
-                warn!(credential = %left.credential, "left behind by an earlier process, and no longer declared");
-                return;
-            };
-            let expires = Instant::now() + left.remaining;
-            let handle = Handle::Reference(left.reference);
-            self.revoke(&Given { handle, declaration, cause: None, expires, ending: AtomicBool::new(true) }, expires)
-                .await;
+    /// Ends what an earlier process left behind, as far as its credential is declared today.
+    pub(super) async fn sweep(&self) {
+        let (since, due) = (Instant::now(), stream::iter(self.due()));
+        due.for_each_concurrent(AT_A_TIME, async |(declaration, left, expires)| {
+            let handle = Handle::Reference(Arc::clone(&left.reference));
+            let given = Given { handle, declaration, cause: None, expires, ending: AtomicBool::new(true) };
+            if !self.revoke(&given, since, expires).await {
+                // What is declared tomorrow may do better.
+                self.left().push((left, expires));
+            }
         })
         .await;
+    }
+
+    /// Takes what can be ended out of what was left behind.
+    fn due(&self) -> Vec<(Arc<Declaration>, Left, Instant)> {
+        let (now, mut left) = (Instant::now(), self.left());
+        let (mut due, mut others) = (Vec::new(), Vec::new());
+        for (each, expires) in left.drain(..).filter(|(_, expires)| *expires > now) {
+            match self.declared(&each.credential) {
+                Some(declaration) => due.push((declaration, each, expires)),
+                None => {
+                    warn!(credential = %each.credential, "left behind by an earlier process, and no longer declared");
+                    others.push((each, expires));
+                }
+            }
+        }
+        *left = others;
+        due
     }
 
     /// Ends all, several at a time, and keeps none from now on.
@@ -130,7 +167,8 @@ impl Outstanding {
         let now = Instant::now();
         let given = self.given().take().unwrap_or_default();
         let given = stream::iter(given.into_values().filter(|given| given.expires > now));
-        let mut outcomes = given.map(async |given| self.revoke(&given, deadline).await).buffer_unordered(AT_A_TIME);
+        let mut outcomes =
+            given.map(async |given| self.revoke(&given, now, deadline).await).buffer_unordered(AT_A_TIME);
         let mut total = Revocations::default();
         while let Some(revoked) = outcomes.next().await {
             match revoked {
@@ -141,22 +179,25 @@ impl Outstanding {
         total
     }
 
-    /// Asks the issuer to end one until it has, or says no, or the time is over; whether it did.
-    pub(super) async fn revoke(&self, given: &Given, deadline: Instant) -> bool {
-        let begun = Instant::now();
+    /// Asks the issuer to end one that was to end at this moment, until it has, or says no, or the time is over; whether
+    /// it did.
+    pub(super) async fn revoke(&self, given: &Given, since: Instant, deadline: Instant) -> bool {
         let late = || Failure::new(CredentialRefusal::Timeout, "no time is left");
         let revoking = timeout_at(deadline, self.persist(given)).await;
-        let kind = given.declaration.kind();
+        let (kind, lag) = (given.declaration.kind(), since.elapsed());
         match revoking.unwrap_or_else(|_| Err(late())) {
             Ok(()) => {
                 if let Handle::Reference(name) = &given.handle {
-                    self.journal.ended(&given.declaration.name, name);
+                    self.journal.ended(&given.declaration.name, name).await;
                 }
-                (self.events)(kind, Event::Revoked { lag: begun.elapsed() });
+                (self.events)(kind, Event::Revoked { lag });
                 true
             }
             Err(failure) => {
-                warn!(credential = %given.declaration.name, why = failure.detail, "credential not revoked");
+                let (destination, task) =
+                    given.cause.as_ref().map(|cause| (&*cause.upstream.name, &*cause.task)).unzip();
+                let credential = &*given.declaration.name;
+                warn!(credential, destination, task, why = failure.detail, "credential not revoked");
                 (self.events)(kind, Event::RevokeFailed);
                 false
             }
@@ -167,7 +208,8 @@ impl Outstanding {
     async fn persist(&self, given: &Given) -> Result<(), Failure> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let failure = match given.declaration.source.revoke(&self.tools, &given.handle).await {
+            // Asked for each time: a reload may have brought what the issuer takes.
+            let failure = match self.declaration_for(given).source.revoke(&self.tools, &given.handle).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
@@ -177,6 +219,26 @@ impl Outstanding {
             sleep(pause.max(failure.retry_after.unwrap_or_default().min(LONGEST_PAUSE))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// What one is ended by: its declaration as it is today, or as it was if today's leads to another issuer.
+    fn declaration_for(&self, given: &Given) -> Arc<Declaration> {
+        let today = self.declared(&given.declaration.name);
+        let fit = today.filter(|today| given.declaration.source.can_be_ended_by(&today.source));
+        fit.unwrap_or_else(|| Arc::clone(&given.declaration))
+    }
+
+    /// All declarations of today.
+    pub(super) fn today(&self) -> Vec<Arc<Declaration>> {
+        self.declared.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn declared(&self, name: &str) -> Option<Arc<Declaration>> {
+        self.declared.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<(Left, Instant)>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn given(&self) -> MutexGuard<'_, Option<HashMap<u64, Arc<Given>>>> {

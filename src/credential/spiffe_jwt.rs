@@ -1,14 +1,14 @@
 //! The agent's own identity as a bearer: a JWT-SVID for exactly one audience.
 //!
-//! Whoever issues it can't end it, so its life is short: SPIRE gives five minutes. Every task and destination has one of
-//! its own.
-
-use std::time::SystemTime;
+//! Whoever issues it can't end it, so its life is short: SPIRE gives five minutes. Every task and destination asks for
+//! one; SPIRE's agent keeps those that it fetched, and may give the same one to several that ask for the same audience.
 
 use super::{
     Failure,
+    assertion::identity,
     jose::Unverified,
     mint::{Asking, Life, Minted, Secret, Unusable},
+    reply,
 };
 
 /// A JWT-SVID for an audience.
@@ -21,12 +21,11 @@ pub struct SpiffeJwt {
 impl SpiffeJwt {
     /// Fetches one.
     pub(super) async fn mint(&self, asking: &Asking<'_>) -> Result<Minted, Unusable> {
-        let token = asking.tools.identity.token(&self.audience).await;
-        let token = token.map_err(|failure| Failure::new(failure.refusal(), failure.to_string()))?;
+        let token = identity(asking.tools, &self.audience).await?;
         let ends = Unverified::read(&token).and_then(|token| token.expires_at());
-        let life = ends.and_then(|end| end.duration_since(SystemTime::now()).ok());
-        let life = life.ok_or_else(|| Failure::malformed("a JWT-SVID without an end, or past it"))?;
-        Ok(Minted { secret: Secret::Value(token), life: Life::Fixed(life), handle: None })
+        let ends = ends.ok_or_else(|| Failure::malformed("a JWT-SVID without an end"))?;
+        let life = Life::For(reply::life_until(ends, asking.longest)?);
+        Ok(Minted { secret: Secret::Value(token), life, handle: None })
     }
 }
 
@@ -42,7 +41,7 @@ mod tests {
         let scene = Scene::new();
         let source = SpiffeJwt { audience: "https://api.example.com".into() };
         let refused = source.mint(&scene.asking(&[], Duration::from_secs(60))).await.err().unwrap().failure;
-        assert_eq!(refused.refusal, CredentialRefusal::Rejected);
+        assert_eq!(refused.refusal, CredentialRefusal::Misconfigured);
         assert!(refused.detail.contains("`agent.identity.kind`"), "{}", refused.detail);
     }
 }

@@ -3,78 +3,45 @@
 //! However many calls come at once, the issuer is asked once; an issuer that fails is left in peace for a while. A
 //! credential is refreshed before it ends, on use, so that one that nobody needs any longer ends by itself. None is
 //! served after its end, after its task's end, or for longer than policy said.
+//!
+//! Where a declaration says `per_call`, a call shares nothing with the others of its task either.
+
+mod accept;
+mod alone;
+mod event;
+mod minting;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, HashSet, VecDeque},
     fmt,
-    hash::{BuildHasher, RandomState},
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, SystemTime},
+    hash::RandomState,
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
+    time::Duration,
 };
 
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
 use super::{
-    Credential, Declaration, Failure, Fingerprints, Seal,
+    Credential, Declaration, Failure, Fingerprints,
+    circuit::Circuits,
     client::Client,
     entries::{Entries, is_among},
-    entry::{BackOff, Entry, Held, NEVER, Now, SHORTEST_WAIT, Wanted},
+    entry::{Entry, NEVER, Now, Wanted},
     journal::Journal,
-    mint::{Asking, Handle, Life, Minted, Secret, Tools, Unusable},
+    mint::Tools,
     pace::Paces,
-    revocation::{Outstanding, Revocations},
+    revocation::{Cause, Outstanding, Revocations},
 };
 use crate::{
+    call::HttpCall,
     config::{Upstream, Upstreams},
     identity::Identity,
     policy::{Obligations, Permit},
-    refusal::CredentialRefusal,
+    refusal::{CredentialRefusal, Refusal},
     task::Task,
 };
-use tokio::{
-    sync::OwnedMutexGuard,
-    time::{Instant, sleep_until, timeout_at},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
-
-/// Told of everything that happens to a credential: its kind, and what happened.
-pub type Events = Arc<dyn Fn(&'static str, Event) + Send + Sync>;
-
-/// What happens to a credential, as it is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// Minted or read for the first time.
-    Minted,
-    /// Replaced by a newer one.
-    Refreshed,
-    /// Not to be had.
-    Refused,
-    /// Ended by its issuer on our word.
-    Revoked {
-        /// How long after it was to end.
-        lag: Duration,
-    },
-    /// Given up before its time, because it was seen where it must not be or its origin took it no longer.
-    Rotated,
-    /// Not ended by its issuer: valid until it expires.
-    RevokeFailed,
-}
-
-impl Event {
-    /// As it stands in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Minted => "minted",
-            Self::Refreshed => "refreshed",
-            Self::Refused => "refused",
-            Self::Revoked { .. } => "revoked",
-            Self::Rotated => "rotated",
-            Self::RevokeFailed => "revoke_failed",
-        }
-    }
-}
+pub use event::{Event, Events};
 
 /// The credentials in use. Clones share them.
 #[derive(Clone)]
@@ -88,10 +55,12 @@ impl Store {
             outstanding: Outstanding::new(Arc::clone(&tools), Arc::clone(&events), journal),
             tools,
             paces: Paces::default(),
+            circuits: Arc::default(),
             changed: Mutex::default(),
             events,
             fingerprints: Fingerprints::new(),
             partitions: AtomicU64::new(1),
+            claimed: Mutex::default(),
             entries: RwLock::default(),
             hasher: RandomState::new(),
             opened: Instant::now(),
@@ -100,22 +69,35 @@ impl Store {
         }))
     }
 
-    /// The credential for a permitted call. Answered at once while one is served.
+    /// The credential for a permitted call. Answered at once while one is served. A call whose task is over is refused for
+    /// that, whatever else is wrong.
     pub async fn obtain(
         &self,
         declaration: &Arc<Declaration>,
         upstream: &Arc<Upstream>,
         permit: &Permit,
         task: &Task,
-    ) -> Result<Arc<Credential>, CredentialRefusal> {
-        self.bound(&Wanted { declaration, upstream, obligations: permit.obligations(), task }).await
+        call: &HttpCall,
+    ) -> Result<Arc<Credential>, Refusal> {
+        let obligations = permit.obligations();
+        let needs = declaration.source.needs(call, obligations.scopes.as_deref()).map_err(|failure| {
+            self.0.report(declaration, (upstream, task), &failure, Duration::ZERO);
+            Refusal::Credential(failure.refusal)
+        })?;
+        self.obtain_for(&Wanted { declaration, upstream, obligations, task, needs }).await
     }
 
-    async fn bound(&self, wanted: &Wanted<'_>) -> Result<Arc<Credential>, CredentialRefusal> {
+    async fn obtain_for(&self, wanted: &Wanted<'_>) -> Result<Arc<Credential>, Refusal> {
+        let Wanted { upstream, task, .. } = wanted;
         let now = Now::read();
-        if wanted.task.expires_at.is_some_and(|end| end <= now.wall) {
-            return Err(CredentialRefusal::Expired);
+        if task.expires_at.is_some_and(|end| end <= now.wall) {
+            return Err(Refusal::TaskExpired);
         }
+        let obtained = self.serve(wanted, now).await;
+        obtained.map_err(|refusal| task.refusal(&upstream.name).unwrap_or(Refusal::Credential(refusal)))
+    }
+
+    async fn serve(&self, wanted: &Wanted<'_>, now: Now) -> Result<Arc<Credential>, CredentialRefusal> {
         let entry = match self.0.find(wanted) {
             Some(entry) => entry,
             None => self.0.open(wanted, now)?,
@@ -134,9 +116,12 @@ impl Store {
     /// without keeping anyone waiting.
     pub fn retain(&self, upstreams: &Arc<Upstreams>) {
         self.0.entries.write().unwrap_or_else(PoisonError::into_inner).retain(upstreams);
-        let (shared, upstreams) = (Arc::clone(&self.0), Arc::clone(upstreams));
+        let (shared, upstreams, since) = (Arc::clone(&self.0), Arc::clone(upstreams), Instant::now());
         drop(self.0.background.spawn(async move {
-            shared.outstanding.end_unless(|cause| is_among(&cause.upstream, &upstreams)).await;
+            shared.outstanding.end_unless(since, |cause| is_among(&cause.upstream, &upstreams)).await;
+            // After what was ended with them.
+            let Tools { vault, client, .. } = &*shared.tools;
+            vault.retain(client, &shared.outstanding.today()).await;
         }));
     }
 
@@ -153,19 +138,15 @@ impl Store {
     pub fn renew(&self, task: &Arc<str>, epoch: u64) {
         self.0.note_change(task, epoch);
         self.0.entries.write().unwrap_or_else(PoisonError::into_inner).forget(|entry| entry.task.id == *task);
-        let (shared, task) = (Arc::clone(&self.0), Arc::clone(task));
-        drop(self.0.background.spawn(async move {
-            shared.outstanding.end_unless(|cause| cause.task != task).await;
-        }));
+        let task = Arc::clone(task);
+        self.0.end_unless(move |cause| cause.task != task);
     }
 
     /// Ends everything that was minted for a destination.
     pub fn end_destination(&self, name: &str) {
         self.0.entries.write().unwrap_or_else(PoisonError::into_inner).forget(|entry| *entry.upstream.name == *name);
-        let (shared, name) = (Arc::clone(&self.0), name.to_owned());
-        drop(self.0.background.spawn(async move {
-            shared.outstanding.end_unless(|cause| *cause.upstream.name != *name).await;
-        }));
+        let name = name.to_owned();
+        self.0.end_unless(move |cause| *cause.upstream.name != *name);
     }
 
     /// Gives a credential up before its time: it was seen where it must not be, or its origin takes it no longer. The
@@ -175,7 +156,12 @@ impl Store {
     /// 401 must not cost its issuer a mint for each.
     pub fn rotate(&self, credential: &Credential) {
         let partition = credential.partition;
-        let entry = self.0.entries.read().unwrap_or_else(PoisonError::into_inner).serving(partition);
+        let entry = if credential.is_for_one_call() {
+            (self.0.events)(credential.kind, Event::Rotated);
+            None
+        } else {
+            self.0.entries.read().unwrap_or_else(PoisonError::into_inner).serving(partition)
+        };
         if let Some(entry) = entry {
             if !entry.may_rotate(Instant::now()) {
                 return;
@@ -184,17 +170,19 @@ impl Store {
                 (self.0.events)(credential.kind, Event::Rotated);
             }
         }
-        let shared = Arc::clone(&self.0);
-        drop(self.0.background.spawn(async move { shared.outstanding.end(partition).await }));
+        let (shared, since) = (Arc::clone(&self.0), Instant::now());
+        drop(self.0.background.spawn(async move { shared.outstanding.end(partition, since).await }));
     }
 
-    /// Ends what an earlier process was given and could not end, without keeping anyone waiting. Asks for the
-    /// declarations of today by name.
-    pub fn sweep(&self, declared: impl Fn(&str) -> Option<Arc<Declaration>> + Send + Sync + 'static) {
+    /// Takes note of what is declared from now on: what has to be revoked is revoked as its declaration says today. Ends,
+    /// without keeping anyone waiting, what an earlier process was given and could not end.
+    pub fn declare(&self, declared: BTreeMap<String, Arc<Declaration>>) {
+        declared.values().for_each(|declaration| self.0.tools.exceptions.look(declaration));
+        self.0.outstanding.declare(declared);
         let shared = Arc::clone(&self.0);
         drop(self.0.background.spawn(async move {
             tokio::select! {
-                () = shared.outstanding.sweep(declared) => {}
+                () = shared.outstanding.sweep() => {}
                 () = shared.stopping.cancelled() => {}
             }
         }));
@@ -224,12 +212,15 @@ impl fmt::Debug for Store {
 struct Shared {
     tools: Arc<Tools>,
     paces: Paces,
+    circuits: Arc<Circuits>,
     /// The tasks that changed or ended last, with the least epoch that still counts: a call that was permitted just before
     /// gets nothing any more.
     changed: Mutex<VecDeque<(Arc<str>, u64)>>,
     events: Events,
     fingerprints: Fingerprints,
     partitions: AtomicU64,
+    /// The fingerprints of those that are for one call.
+    claimed: Mutex<HashSet<Arc<str>>>,
     entries: RwLock<Entries>,
     hasher: RandomState,
     opened: Instant,
@@ -250,14 +241,14 @@ impl Shared {
             return Err(CredentialRefusal::Unavailable);
         }
         if let Err(failure) = within_declaration(wanted) {
-            self.report(wanted.declaration, &failure, Duration::ZERO);
+            self.report(wanted.declaration, (wanted.upstream, wanted.task), &failure, Duration::ZERO);
             return Err(failure.refusal);
         }
         let digest = wanted.digest(&self.hasher);
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         // Asked under the lock under which a task that ends has its entries taken away: one that is added is seen by it.
         if self.is_past(wanted.task) {
-            return Err(CredentialRefusal::Expired);
+            return Err(CredentialRefusal::Unavailable);
         }
         // Another call may have come between.
         if let Some(entry) = entries.find(digest, wanted) {
@@ -268,208 +259,21 @@ impl Shared {
         Ok(entry)
     }
 
-    /// Asks the issuer, or waits for the one who does. The asking goes on when its caller goes away: a token that was
-    /// minted is never lost sight of.
-    async fn mint_once(self: &Arc<Self>, entry: Arc<Entry>) -> Result<Arc<Credential>, CredentialRefusal> {
-        let gate = Arc::clone(&entry.gate).lock_owned().await;
-        let now = Now::read();
-        if let Some(credential) = entry.served(now) {
-            return Ok(credential);
-        }
-        if let Some(refusal) = gate.refusal(now) {
-            return Err(refusal);
-        }
-        let minting = self.background.spawn(Arc::clone(self).mint(entry, gate, Event::Minted));
-        minting.await.unwrap_or(Err(CredentialRefusal::Unavailable))
-    }
-
-    fn refresh_if_due(self: &Arc<Self>, entry: &Arc<Entry>, now: Now) {
-        let moment = self.moment(now.monotonic);
-        if !entry.take_due(moment) {
-            return;
-        }
-        match Arc::clone(&entry.gate).try_lock_owned() {
-            Ok(gate) => drop(self.background.spawn(Arc::clone(self).mint(Arc::clone(entry), gate, Event::Refreshed))),
-            Err(_) => entry.put_back_due(moment),
-        }
-    }
-
-    async fn mint(
-        self: Arc<Self>,
-        entry: Arc<Entry>,
-        mut gate: OwnedMutexGuard<BackOff>,
-        event: Event,
-    ) -> Result<Arc<Credential>, CredentialRefusal> {
-        let most = if entry.declaration.source.issuer().is_some() { LONGEST_WAIT } else { SHORTEST_WAIT };
-        let outcome = self.ask(&entry, event).await;
-        let now = Now::read();
-        let outcome = outcome.and_then(|held| {
-            if entry.is_gone() {
-                // Whoever ended it looked for what to revoke before this was there.
-                self.end_at(held.credential.partition, now.monotonic);
-                return Err(Failure::new(CredentialRefusal::Unavailable, "its task or its destination is gone"));
-            }
-            match held.serves(now) {
-                true => Ok(held),
-                false => Err(Failure::new(CredentialRefusal::Expired, "it ended before it could be used")),
-            }
-        });
-        match outcome {
-            Ok(held) => {
-                gate.clear();
-                entry.set_due(held.refresh_at.map_or(NEVER, |at| self.moment(at)));
-                let credential = Arc::clone(&held.credential);
-                entry.held.store(Some(Arc::new(held)));
-                Ok(credential)
-            }
-            Err(failure) => {
-                let wait = gate.note(&failure, now, most);
-                entry.set_due(self.moment(now.monotonic + wait));
-                if entry.served(now).is_none() {
-                    entry.held.store(None);
-                }
-                self.report(&entry.declaration, &failure, wait);
-                Err(failure.refusal)
-            }
-        }
-    }
-
-    /// Asks the source, as often as its issuer is to bear. A life longer than policy allows is asked for only if we can
-    /// end it ourselves.
-    async fn ask(self: &Arc<Self>, entry: &Entry, event: Event) -> Result<Held, Failure> {
-        let Declaration { source, max_ttl, .. } = &*entry.declaration;
-        if let Some(issuer) = source.issuer() {
-            self.paces.take(issuer)?;
-        }
-        let longest = match entry.max_ttl {
-            Some(most) if !source.revocable() => most.min(*max_ttl),
-            _ => *max_ttl,
-        };
-        // Read before the issuer is asked: what it gives is at most this old.
-        let asked = Now::read();
-        let useful = entry.bound(asked).map_or(longest, |bound| bound.min(longest));
-        let scopes = entry.asked();
-        let (bound, task, upstream) = (entry.max_ttl, &entry.task, &*entry.upstream);
-        let asking = Asking { tools: &self.tools, scopes: &scopes, longest, bound, useful, task, upstream };
-        let outcome = source.mint(&asking).await;
-        if let Some(issuer) = source.issuer() {
-            let refusal = outcome.as_ref().err().map(|unusable| unusable.failure.refusal);
-            if let Some(pause) = self.paces.note(issuer, refusal) {
-                warn!(issuer, ?pause, "the issuer keeps failing and is left alone");
-            }
-        }
-        match outcome {
-            Ok(Minted { secret, life: Life::Standing { ends, again }, handle: _ }) => {
-                self.stand(entry, event, secret, asked, ends, again)
-            }
-            Ok(Minted { secret, life: Life::For(life), handle }) if life <= longest => {
-                self.hold(entry, event, asked, (secret, life, handle))
-            }
-            // Served as long as allowed, and then ended by us.
-            Ok(Minted { secret, life: Life::Fixed(life), handle }) if life <= longest || handle.is_some() => {
-                self.hold(entry, event, asked, (secret, life, handle))
-            }
-            Ok(Minted { life: Life::For(life) | Life::Fixed(life), handle, .. }) => {
-                self.discard(entry, handle);
-                let detail = format!("it lives {life:?}, allowed are {longest:?}");
-                Err(Failure::new(CredentialRefusal::LifetimeExceeded, detail))
-            }
-            Err(Unusable { failure, handle }) => {
-                self.discard(entry, handle);
-                Err(failure)
-            }
-        }
-    }
-
-    /// One that stands until it is looked at again. The same value stays the same credential.
-    fn stand(
-        &self,
-        entry: &Entry,
-        event: Event,
-        secret: Secret,
-        asked: Now,
-        ends: Option<SystemTime>,
-        again: Duration,
-    ) -> Result<Held, Failure> {
-        let until = asked.monotonic + again;
-        let hold = |credential| Held { credential, until, wall_until: ends, refresh_at: None };
-        let seal = self.seal(&secret);
-        let credential = Credential::new(&entry.declaration, secret, ends, seal)?;
-        let event = match entry.held.load_full() {
-            Some(last) if last.credential.same_value(&credential) => return Ok(hold(Arc::clone(&last.credential))),
-            Some(_) => Event::Refreshed,
-            None => event,
-        };
-        (self.events)(entry.declaration.kind(), event);
-        Ok(hold(Arc::new(credential)))
-    }
-
-    fn hold(
-        self: &Arc<Self>,
-        entry: &Entry,
-        event: Event,
-        asked: Now,
-        (secret, life, handle): (Secret, Duration, Option<Handle>),
-    ) -> Result<Held, Failure> {
-        let bound = entry.bound(asked).into_iter().chain([entry.declaration.max_ttl]).min();
-        let own = life - (life / 10).min(MARGIN);
-        let served = bound.map_or(own, |bound| bound.min(own));
-        let (Some(expires), Some(until)) = (asked.after(life), asked.after(served)) else {
-            self.discard(entry, handle);
-            return Err(Failure::malformed("its life is beyond every clock"));
-        };
-        let seal = self.seal(&secret);
-        let partition = seal.partition;
-        let credential = match Credential::new(&entry.declaration, secret, Some(until.wall), seal) {
-            Ok(credential) => credential,
-            Err(failure) => {
-                self.discard(entry, handle);
-                return Err(failure);
-            }
-        };
-        if let Some(handle) = handle {
-            if let Err(unkept) = self.outstanding.keep(partition, entry.given(handle, expires.monotonic)) {
-                self.discard(entry, Some(unkept.handle));
-                return Err(Failure::new(CredentialRefusal::Unavailable, "it could not be kept to be revoked"));
-            }
-            if served < own {
-                self.end_at(partition, until.monotonic);
-            }
-        }
-        (self.events)(entry.declaration.kind(), event);
-        let refresh_at = asked.monotonic + served.mul_f64(self.jittered(partition));
-        let last = entry.task_left(asked) == Some(served);
-        Ok(Held {
-            credential: Arc::new(credential),
-            until: until.monotonic,
-            wall_until: Some(until.wall),
-            // A task's last credential is not refreshed.
-            refresh_at: Some(refresh_at).filter(|_| !last),
-        })
-    }
-
     /// Revokes a token when its serving ends before its life does.
     fn end_at(self: &Arc<Self>, partition: u64, at: Instant) {
         let shared = Arc::clone(self);
         drop(self.background.spawn(async move {
             tokio::select! {
-                () = sleep_until(at) => shared.outstanding.end(partition).await,
+                () = sleep_until(at) => shared.outstanding.end(partition, at).await,
                 () = shared.stopping.cancelled() => {}
             }
         }));
     }
 
-    /// Revokes, at once and without keeping anyone waiting, what was minted and can't be used.
-    fn discard(self: &Arc<Self>, entry: &Entry, handle: Option<Handle>) {
-        let Some(handle) = handle else { return };
-        let expires = Instant::now() + DISCARDING;
-        let (shared, given) = (Arc::clone(self), entry.given(handle, expires));
-        drop(self.background.spawn(async move { shared.outstanding.revoke(&given, expires).await }));
-    }
-
-    fn seal(&self, secret: &Secret) -> Seal {
-        let partition = self.partitions.fetch_add(1, Ordering::Relaxed);
-        Seal { fingerprint: self.fingerprints.of(secret), partition }
+    /// Ends what was minted for what is not wanted any longer, without keeping anyone waiting.
+    fn end_unless(self: &Arc<Self>, wanted: impl Fn(&Cause) -> bool + Send + 'static) {
+        let (shared, since) = (Arc::clone(self), Instant::now());
+        drop(self.background.spawn(async move { shared.outstanding.end_unless(since, wanted).await }));
     }
 
     fn note_change(&self, task: &Arc<str>, epoch: u64) {
@@ -488,20 +292,8 @@ impl Shared {
         changed.iter().any(|(known, least)| *known == task.id && task.epoch < *least)
     }
 
-    /// Between 75 and 80 hundredths, so that what was minted together is not refreshed together.
-    fn jittered(&self, partition: u64) -> f64 {
-        let random = self.hasher.hash_one(partition) % 1000;
-        f64::from(u16::try_from(random).unwrap_or_default()).mul_add(0.000_05, 0.75)
-    }
-
     fn moment(&self, at: Instant) -> u64 {
         u64::try_from(at.duration_since(self.opened).as_millis()).unwrap_or(NEVER)
-    }
-
-    fn report(&self, declaration: &Declaration, failure: &Failure, wait: Duration) {
-        let refusal = crate::refusal::Refusal::Credential(failure.refusal).label();
-        warn!(credential = %declaration.name, refusal, why = failure.detail, ?wait, "credential refused");
-        (self.events)(declaration.kind(), Event::Refused);
     }
 }
 
@@ -510,10 +302,11 @@ impl Shared {
 fn within_declaration(wanted: &Wanted<'_>) -> Result<(), Failure> {
     let Obligations { scopes, max_ttl, .. } = wanted.obligations;
     let declared = wanted.declaration.source.scopes();
-    if let Some(scopes) = scopes {
+    // What the call needs was held against both before.
+    if let Some(scopes) = scopes.as_ref().filter(|_| wanted.needs.is_none()) {
         let undeclared = scopes.iter().any(|scope| !declared.iter().any(|each| **each == **scope));
         if undeclared || (scopes.is_empty() && !declared.is_empty()) {
-            return Err(Failure::new(CredentialRefusal::Rejected, "policy asks for scopes that are not declared"));
+            return Err(Failure::misconfigured("policy asks for scopes that are not declared"));
         }
     }
     if *max_ttl == Some(Duration::ZERO) {
@@ -524,15 +317,6 @@ fn within_declaration(wanted: &Wanted<'_>) -> Result<(), Failure> {
 
 /// How many of these are remembered: calls that were permitted before do not take so long.
 const CHANGES: usize = 1024;
-
-/// The longest time that a failing issuer is left in peace, unless it asks for more.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
-/// A token is not sent when it could expire on its way; a tenth of its life for short ones.
-const MARGIN: Duration = Duration::from_secs(5);
-
-/// How long revoking a token that can't be used is tried.
-const DISCARDING: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::{
     SecretPlace, SecretValue, Source,
     endpoint::client,
+    exception::Exception,
     file::Register,
     mint::{Asking, Secret, Tools},
     oauth::{
@@ -40,7 +41,7 @@ impl Scene {
 
     pub(super) fn asking<'a>(&'a self, scopes: &'a [&'a str], longest: Duration) -> Asking<'a> {
         let Self { tools, task, upstream } = self;
-        Asking { tools, scopes, longest, bound: None, useful: longest, task, upstream }
+        Asking { tools, scopes, longest, useful: longest, task, upstream }
     }
 }
 
@@ -56,7 +57,7 @@ pub(super) fn value(text: &str) -> Secret {
 
 /// The exception register with this file.
 pub(super) fn register(file: &str) -> Source {
-    Source::File(Register { file: file.into(), owner: "team-x".into(), expires: None })
+    Source::File(Register { file: file.into(), exception: Exception { owner: "team-x".into(), expires: None } })
 }
 
 /// A secret of our own, which was given.

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::Body;
 
 use super::{Exchange, question::Question};
@@ -15,16 +15,20 @@ use crate::{
     body::RequestBody, call::Protocol, credential::Credential, origin::Reply, policy::Permit, refusal::Refusal,
 };
 
+/// A request's fields, as few bytes as they take: nearly all calls are made once.
+pub type Fields = Vec<(HeaderName, HeaderValue)>;
+
 /// The request's fields, kept for making the call again; `None` when it must not be.
 pub fn spare(
     question: &Question,
     headers: &HeaderMap,
     body: &RequestBody,
     credential: Option<&Credential>,
-) -> Option<Box<HeaderMap>> {
+) -> Option<Fields> {
     let is_safe = matches!(question.call.http.method, Method::GET | Method::HEAD | Method::OPTIONS);
     let repeatable = is_safe && body.is_end_stream() && question.call.protocol != Protocol::WebSocket;
-    (credential.is_some() && repeatable).then(|| Box::new(headers.clone()))
+    let copied = || headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    (credential.is_some() && repeatable).then(copied)
 }
 
 impl Exchange<'_> {
@@ -34,7 +38,7 @@ impl Exchange<'_> {
         question: &Question,
         permit: &Permit,
         credential: Arc<Credential>,
-        spare: Option<Box<HeaderMap>>,
+        spare: Option<Fields>,
         reply: Reply,
     ) -> Result<(Reply, Option<Arc<Credential>>), Refusal> {
         let nonce = credential.note_nonce(reply.response.headers());
@@ -49,7 +53,7 @@ impl Exchange<'_> {
         };
         drop(reply);
         self.record.facts.answer.refused = Some(Arc::clone(&credential.fingerprint));
-        let request = self.dress(question, *headers, RequestBody::empty(), permit, Some(&next))?;
+        let request = self.dress(question, headers.into_iter().collect(), RequestBody::empty(), permit, Some(&next))?;
         let reply = self.send(question, permit, Some(&next), request, false).await?;
         Ok((reply, Some(next)))
     }

@@ -32,10 +32,10 @@ impl Ending {
         }
     }
 
-    /// Takes the secret out of what comes behind the body.
-    pub fn scrub(&mut self, trailers: &mut HeaderMap) {
+    /// Keeps what is ours of what comes behind the body.
+    pub fn keep(&mut self, trailers: &mut HeaderMap) {
         if let Some(custody) = &self.custody {
-            custody.scrub("trailer", trailers, &mut self.record.facts.answer);
+            custody.keep_trailers(trailers, &mut self.record.facts.answer);
         }
     }
 

@@ -41,11 +41,7 @@ impl Custody {
     /// [`Refusal::OriginCoding`] when the body can't be looked through.
     pub fn keep(&self, parts: &mut Parts, facts: &mut AnswerFacts) -> Result<Option<Coding>, Refusal> {
         self.credential.note_nonce(&parts.headers);
-        for name in OURS {
-            if parts.headers.remove(name).is_some() {
-                facts.withheld.push(name);
-            }
-        }
+        withhold(&mut parts.headers, facts);
         if self.credential.needles().is_none() {
             return Ok(None);
         }
@@ -57,6 +53,12 @@ impl Custody {
         }
         self.scrub("header", &mut parts.headers, facts);
         Ok(coding)
+    }
+
+    /// Keeps what is ours of what comes behind a body.
+    pub fn keep_trailers(&self, trailers: &mut HeaderMap, facts: &mut AnswerFacts) {
+        withhold(trailers, facts);
+        self.scrub("trailer", trailers, facts);
     }
 
     /// What looks for it in what comes after an upgrade.
@@ -73,11 +75,11 @@ impl Custody {
     }
 
     /// Takes the credential out of every field. One whose name holds it goes whole.
-    pub fn scrub(&self, kind: &'static str, fields: &mut HeaderMap, facts: &mut AnswerFacts) {
+    fn scrub(&self, kind: &'static str, fields: &mut HeaderMap, facts: &mut AnswerFacts) {
         let Some(needles) = self.credential.needles() else { return };
         let mut named = Vec::new();
         for (name, value) in fields.iter_mut() {
-            if needles.is_in(name.as_str().as_bytes()) {
+            if needles.is_in_name(name.as_str().as_bytes()) {
                 named.push(name.clone());
             } else if let Some((redacted, count)) = needles.redacted(value.as_bytes()) {
                 *value = HeaderValue::from_bytes(&redacted).expect("only visible characters took others' places");
@@ -99,6 +101,14 @@ impl Custody {
             self.sidecar.credentials().rotate(&self.credential);
         }
         facts.add(place, count);
+    }
+}
+
+fn withhold(fields: &mut HeaderMap, facts: &mut AnswerFacts) {
+    for name in OURS {
+        if fields.remove(name).is_some() && !facts.withheld.contains(&name) {
+            facts.withheld.push(name);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::inspect::{Turns, inspected};
 use crate::{
     body::RequestBody,
     call::{BodyFacts, Call, Effect, HttpCall, McpCall, Protocol, http as canonical, mcp},
@@ -22,10 +23,7 @@ use crate::{
     origin::{address::Class, resolve},
     policy::{Decision, Input},
     refusal::{Refusal, answer::Shape},
-    secret::{
-        Action, Found, Mode, Treatment, body,
-        placeholder::{self, Placeholders},
-    },
+    secret::{Found, Mode, Treatment, body, placeholder::Placeholders},
     task::Task,
 };
 
@@ -50,6 +48,8 @@ pub struct Question {
 pub struct Held<'a> {
     /// What all held bodies together may still take.
     pub budget: &'a Arc<Semaphore>,
+    /// How many large ones may be looked into at one time.
+    pub turns: &'a Turns,
     /// The limits of one.
     pub limits: &'a Limits,
     /// The shape that a refusal takes, known once the body is.
@@ -156,7 +156,7 @@ pub async fn hold_mcp(call: &mut Call, body: Incoming, held: Held<'_>) -> Result
     call.body = BodyFacts { inspected: true, size: Some(bytes.len() as u64), json: None };
     call.mcp = Some(message);
     // A message may hold a secret because the tool needs it: it is for the configuration to say that it may not.
-    let bytes = inspected(bytes, body::Content::Json, &mut call.headers, &mut held, Mode::Observe)?;
+    let bytes = inspected(bytes, body::Content::Json, &mut call.headers, &mut held, Mode::Observe).await?;
     Ok(RequestBody::held(bytes))
 }
 
@@ -174,7 +174,7 @@ pub async fn hold_text(call: &mut Call, body: Incoming, mut held: Held<'_>) -> R
     }
     let bytes = hold(body, &call.headers, held.limits, held.budget).await?;
     call.body = BodyFacts { inspected: true, size: Some(bytes.len() as u64), json: None };
-    let bytes = inspected(bytes, content, &mut call.headers, &mut held, Mode::Redact)?;
+    let bytes = inspected(bytes, content, &mut call.headers, &mut held, Mode::Redact).await?;
     Ok(RequestBody::held(bytes))
 }
 
@@ -186,28 +186,6 @@ pub async fn hold_whole(call: &mut Call, body: RequestBody, held: Held<'_>) -> R
     let bytes = hold(body, &call.headers, held.limits, held.budget).await?;
     call.body.size = Some(bytes.len() as u64);
     Ok(RequestBody::held(bytes))
-}
-
-/// The body as it may be sent.
-fn inspected(
-    bytes: Bytes,
-    content: body::Content,
-    headers: &mut HeaderMap,
-    held: &mut Held<'_>,
-    otherwise: Mode,
-) -> Result<Bytes, Refusal> {
-    if held.placeholders.are_in(&bytes) {
-        held.found.push(Found { kind: placeholder::KIND, place: "body".into(), action: Action::Refuse });
-        return Err(Refusal::PlaceholderMisplaced);
-    }
-    match body::inspect(&bytes, content, held.treatment, otherwise, held.found) {
-        body::Inspected::Same => Ok(bytes),
-        body::Inspected::Redacted(written) => {
-            body::adjust(headers, written.len());
-            Ok(Bytes::from_owner(Written { written, instead_of: bytes }))
-        }
-        body::Inspected::Refused(kind) => Err(Refusal::SecretRefused(kind)),
-    }
 }
 
 /// Collects a body of at most `inspect_bytes`. The room it takes is given back when the last of its bytes is dropped.
@@ -254,19 +232,6 @@ struct Inspected {
 impl AsRef<[u8]> for Inspected {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-/// A body without its secrets, and the one that it was, whose room it takes.
-struct Written {
-    written: Vec<u8>,
-    #[expect(dead_code, reason = "held for its Drop")]
-    instead_of: Bytes,
-}
-
-impl AsRef<[u8]> for Written {
-    fn as_ref(&self) -> &[u8] {
-        &self.written
     }
 }
 

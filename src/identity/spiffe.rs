@@ -6,12 +6,14 @@
 
 use std::{
     error::Error,
-    fmt,
+    fmt, io,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use ::spiffe::{JwtSvid, SpiffeId, WorkloadApiClient, WorkloadApiError, X509Context, X509Svid};
+use ::spiffe::{
+    JwtSvid, SpiffeId, WorkloadApiClient, WorkloadApiError, X509Context, X509Svid, transport::TransportError,
+};
 use arc_swap::ArcSwapOption;
 use futures_util::StreamExt;
 use tokio::{select, time::timeout};
@@ -206,19 +208,43 @@ impl Ended {
     }
 }
 
-/// The causes one after another, as the outermost says no more than "transport error".
+/// What went wrong. What the API itself says of it is the API's to choose, and not for a log.
 fn said(error: &WorkloadApiError) -> String {
-    let mut text = format!("the Workload API: {error}");
+    use WorkloadApiError as E;
+
+    let what = match error {
+        E::PermissionDenied(_) => "permission denied".to_owned(),
+        E::Transport(TransportError::Status(status)) => format!("gRPC status {}", status.code()),
+        E::Transport(_) => "it can't be reached".to_owned(),
+        // The library's own words. Their causes could quote the answer.
+        E::NoIdentityIssued
+        | E::EmptyResponse
+        | E::MissingRequiredField { .. }
+        | E::InvalidResponseField { .. }
+        | E::X509Svid(_)
+        | E::JwtSvid(_)
+        | E::X509Bundle(_)
+        | E::JwtBundle(_)
+        | E::SpiffeId(_) => error.to_string(),
+        _ => "its answer is not what the standard says".to_owned(),
+    };
+    match refused_by_kernel(error) {
+        Some(why) => format!("the Workload API: {what}: {why}"),
+        None => format!("the Workload API: {what}"),
+    }
+}
+
+/// The kernel's word among the causes, which names nothing but what is wrong with a socket.
+fn refused_by_kernel(error: &WorkloadApiError) -> Option<String> {
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
+        let kernel = inner.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some());
+        if let Some(error) = kernel {
+            return Some(error.to_string());
         }
         cause = inner.source();
     }
-    text
+    None
 }
 
 /// Whether it is what was asked for. A token for several audiences could be shown by one of them to another.
@@ -253,6 +279,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use ::spiffe::transport::GrpcStatusCode;
+
     use super::*;
 
     #[test]
@@ -283,8 +311,6 @@ mod tests {
 
     #[test]
     fn what_the_api_says_decides_what_becomes_of_the_proof() {
-        use ::spiffe::transport::{GrpcStatusCode, TransportError};
-
         let status = |code| WorkloadApiError::Transport(TransportError::status(code, "said"));
         assert!(matches!(Ended::of(&WorkloadApiError::NoIdentityIssued), Ended::Withdrawn(_)));
         assert!(matches!(Ended::of(&WorkloadApiError::PermissionDenied("no".into())), Ended::Withdrawn(_)));
@@ -292,5 +318,21 @@ mod tests {
         assert!(matches!(Ended::of(&status(GrpcStatusCode::Unavailable)), Ended::Away(_)));
         let malformed = WorkloadApiError::MissingRequiredField { field: "X509SVID.bundle" };
         assert!(matches!(Ended::of(&malformed), Ended::Away(IdentityFailure::Malformed(_))));
+    }
+
+    #[test]
+    fn what_went_wrong_is_told_without_what_the_api_says_of_it() {
+        let status =
+            TransportError::status_with_source(GrpcStatusCode::Unavailable, "canary", io::Error::other("canary"));
+        let reset = TransportError::connect(io::Error::from_raw_os_error(104));
+        for (error, told) in [
+            (WorkloadApiError::PermissionDenied("canary".into()), "permission denied"),
+            (WorkloadApiError::HintNotFound("canary".into()), "its answer is not what the standard says"),
+            (WorkloadApiError::Transport(status), "gRPC status unavailable"),
+            (WorkloadApiError::Transport(reset), "it can't be reached: Connection reset by peer (os error 104)"),
+            (WorkloadApiError::NoIdentityIssued, "no identity issued"),
+        ] {
+            assert_eq!(said(&error), format!("the Workload API: {told}"));
+        }
     }
 }

@@ -10,6 +10,7 @@ mod earlier;
 pub mod manifest;
 pub mod mesh;
 pub mod metrics;
+pub mod orchestrator;
 pub mod outward;
 pub mod patch;
 pub mod pod;
@@ -18,6 +19,7 @@ pub mod safety;
 pub mod serve;
 pub mod settings;
 pub mod sidecar;
+pub mod task;
 pub mod unsafe_pod;
 pub mod wait;
 pub mod weakness;
@@ -84,6 +86,8 @@ pub fn inject(original: &Value, namespace: &str, config: &Config) -> Result<Outc
     let facts = Facts {
         labels: labels.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
         weaknesses: weaknesses.clone(),
+        task: task::written(&seen),
+        orchestrator: orchestrator::user(&seen),
         after: mesh::set_up_first(&config.settings.meshes, &seen.spec.init_containers),
         grace: Duration::from_secs(u64::try_from(grace).unwrap_or(0)),
     };

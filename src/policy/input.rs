@@ -79,7 +79,7 @@ pub(crate) mod tests {
             http::{HttpCall, Scheme},
         },
         config::{Classification, HostPattern, TlsMode},
-        credential::{Placement, Source, file::Register},
+        credential::{Placement, Source, exception::Exception, file::Register},
         task,
     };
 
@@ -209,9 +209,13 @@ pub(crate) mod tests {
             placeholder: None,
             credential: Some(Arc::new(Declaration {
                 name: "github-app".into(),
-                source: Source::File(Register { file: "/run/secret".into(), owner: "team-x".into(), expires: None }),
+                source: Source::File(Register {
+                    file: "/run/secret".into(),
+                    exception: Exception { owner: "team-x".into(), expires: None },
+                }),
                 placement: Placement::Bearer,
                 max_ttl: Duration::from_secs(600),
+                per_call: false,
             })),
         }
     }

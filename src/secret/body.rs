@@ -39,12 +39,17 @@ pub enum Inspected {
 }
 
 impl Content {
-    /// What this body is written in; `None` if it is not text that can be looked into. What says nothing is looked into.
+    /// What this body is written in; `None` if it is not text that can be looked into. What says nothing is looked into, and
+    /// so is what says it in a way that others may read as something else.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let Some(value) = headers.get(header::CONTENT_TYPE) else { return Some(Self::Text) };
         let Ok(value) = value.to_str() else { return Some(Self::Text) };
-        let media = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let Some((kind, subtype)) = media.split_once('/') else { return Some(Self::Text) };
+        let (media, parameters) = value.split_once(';').unwrap_or((value, ""));
+        let media = media.trim_matches(' ').to_ascii_lowercase();
+        let Some((kind, subtype)) = media.split_once('/').filter(|(kind, subtype)| is_token(kind) && is_token(subtype))
+        else {
+            return Some(Self::Text);
+        };
         let names = |word: &str| subtype.split(['+', '.', '-']).any(|part| part == word);
         if subtype == "x-www-form-urlencoded" {
             Some(Self::Form)
@@ -53,7 +58,8 @@ impl Content {
         } else if kind == "multipart" || kind == "text" || TEXTS.iter().any(|word| names(word)) {
             Some(Self::Text)
         } else {
-            None
+            // Some read a list there, and take its last type.
+            parameters.contains(',').then_some(Self::Text)
         }
     }
 
@@ -94,6 +100,12 @@ pub fn inspect(
         None if redacted.is_empty() => Inspected::Same,
         None => Inspected::Redacted(without(body, &redacted)),
     }
+}
+
+/// A token of RFC 9110 section 5.6.2.
+fn is_token(text: &str) -> bool {
+    let mark = |byte| b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || mark(byte))
 }
 
 /// Removes what vouches for a body that is not the same any more; its length is what it is now.
@@ -172,6 +184,15 @@ mod tests {
             ("application/yaml", Some(Content::Text)),
             ("application/soap+xml", Some(Content::Text)),
             ("nonsense", Some(Content::Text)),
+            ("application/\tjson", Some(Content::Text)),
+            ("application/ json", Some(Content::Text)),
+            ("image/png, application/json", Some(Content::Text)),
+            ("image/png;q=1, application/json", Some(Content::Text)),
+            ("image/png/json", Some(Content::Text)),
+            ("image/", Some(Content::Text)),
+            ("/png", Some(Content::Text)),
+            (" image/png ; q=1", None),
+            ("application/vnd.oci.image.layer.v1.tar", None),
             ("application/octet-stream", None),
             ("image/png", None),
             ("application/grpc", None),

@@ -15,11 +15,11 @@ mod runs;
 
 use std::ops::Range;
 
-use memchr::memchr3;
+use memchr::{memchr, memchr3};
 
 use super::rules::{Marked, PEM, Rules, pattern::SHORTEST};
 pub use decode::Notation;
-use runs::{is_base64, runs};
+use runs::{Words, is_base64, runs, span};
 
 /// A secret and where it stands.
 #[derive(Clone, PartialEq, Eq)]
@@ -160,42 +160,28 @@ fn scan(rules: &Rules, text: &[u8], care: Care, on: &mut impl FnMut(Find) -> boo
 }
 
 fn scan_run(rules: &Rules, text: &[u8], run: Range<usize>, care: Care, on: &mut impl FnMut(Find) -> bool) -> bool {
-    let mut at = run.start;
-    while at + SHORTEST <= run.end {
-        if let Some((kind, end)) = marked(rules, text, at, run.end - at, care) {
+    // Where a value may begin behind: resources have names with more colons.
+    let colon = memchr(b':', &text[run.clone()]).map(|at| run.start + at);
+    let mut passed = run.start;
+    for at in Words::new(text, &run) {
+        if at + SHORTEST > run.end {
+            break;
+        }
+        if at < passed {
+            continue;
+        }
+        let value = || {
+            let is_value = care == Care::Sure && (at == run.start || at.checked_sub(1) == colon);
+            is_value.then(|| named::value(rules, text, at)).flatten()
+        };
+        if let Some((kind, end)) = marked(rules, text, at, run.end - at, care).or_else(value) {
             if !on(Find { kind, range: at..end, instead: None }) {
                 return false;
             }
-            at = end;
-            continue;
+            passed = end;
         }
-        if care == Care::Sure
-            && is_value(text, &run, at)
-            && let Some((kind, end)) = named::value(rules, text, at)
-        {
-            if !on(Find { kind, range: at..end, instead: None }) {
-                return false;
-            }
-            at = end;
-            continue;
-        }
-        at = next_word(text, at, run.end);
     }
     true
-}
-
-/// Whether a value may begin here: where the run does, or behind its first colon. Resources have names with more of them.
-fn is_value(text: &[u8], run: &Range<usize>, at: usize) -> bool {
-    at == run.start || text[at - 1] == b':' && !text[run.start..at - 1].contains(&b':')
-}
-
-/// Where the next word in a run begins.
-#[inline]
-fn next_word(text: &[u8], at: usize, end: usize) -> usize {
-    let rest = &text[at..end];
-    let word = rest.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(rest.len());
-    let gap = rest[word..].iter().position(u8::is_ascii_alphanumeric).unwrap_or(rest.len() - word);
-    at + word + gap
 }
 
 /// The secret with a mark of its own that begins here, in what is left of a run.
@@ -207,7 +193,8 @@ fn marked(rules: &Rules, text: &[u8], at: usize, left: usize, care: Care) -> Opt
         (care == Care::Shape || is_sure()).then_some((*kind, end))
     };
     let fixed = rules.beginning(text[at], text[at + 1]).iter().find_map(is_secret);
-    fixed.or_else(|| rules.classed().iter().filter(|marked| marked.pattern.least() <= left).find_map(is_secret))
+    let classed = rules.classed().iter().filter(|marked| marked.pattern.may_begin(text, at));
+    fixed.or_else(|| classed.filter(|marked| marked.pattern.least() <= left).find_map(is_secret))
 }
 
 /// Whether this path segment is `bot<digits>:<token>`, as Telegram's API wants it.

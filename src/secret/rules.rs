@@ -31,6 +31,8 @@ pub struct Rules {
     ends: Pairs,
     /// Those that need a neighbour and may have any name.
     near: Vec<Marked>,
+    /// How long the longest text of the two before is.
+    longest_unmarked: usize,
     placeholders: Vec<String>,
     weak_passwords: Vec<String>,
     pem: Finder<'static>,
@@ -96,6 +98,7 @@ impl Rules {
             named: Vec::new(),
             ends: Pairs::default(),
             near: Vec::new(),
+            longest_unmarked: 0,
             placeholders: written.placeholders,
             weak_passwords: written.weak_passwords,
             pem: Finder::new(PEM_BEGINS),
@@ -122,6 +125,9 @@ impl Rules {
                 (true, false, _) => &mut self.near,
                 (false, _, _) => &mut self.named,
             };
+            if !(written.names.is_empty() && written.near.is_empty()) {
+                self.longest_unmarked = self.longest_unmarked.max(pattern.most());
+            }
             list.push(Marked { kind, pattern });
         }
         for name in &written.names {
@@ -160,6 +166,11 @@ impl Rules {
     pub fn unmarked(&self, end: Option<[u8; 2]>) -> impl Iterator<Item = &Marked> {
         let can = end.is_some_and(|[before, last]| self.ends.hold(before, last));
         self.near.iter().chain(if can { self.named.iter() } else { [].iter() })
+    }
+
+    /// The length of the longest text that a pattern without a mark fits.
+    pub fn longest_unmarked(&self) -> usize {
+        self.longest_unmarked
     }
 
     /// The kind of this index.

@@ -3,8 +3,12 @@
 //! [`Needles`] are a credential's values, compiled once when it is minted: as they are, and as they stand inside base64 at
 //! each alignment, in the standard and the URL-safe alphabet. Each is found with any of its characters percent-encoded
 //! (once or twice), escaped as JSON or HTML have it, or plain. [`Scrubber`] finds them in a stream, over any border between
-//! chunks, and holds back only what may be the beginning of one: everything else passes at once and uncopied. Base64 may be
-//! broken into lines. One that is cut short by the end of a text is found too, where enough is left to tell.
+//! chunks. Base64 may be broken into lines. One that is cut short, by the end of a text or by other characters, is found
+//! too, where enough is there to tell.
+//!
+//! An agent can choose what an origin says, and so try guesses. It learns nothing from them: a guess that is right for fewer
+//! characters than tell a needle is treated like any other text, also in when and in which pieces it passes, and one that
+//! tells it is overwritten to the end of its word, however far it was right.
 //!
 //! What is found is overwritten, so that a text keeps its length: `Content-Length`, ranges, and the lengths inside binary
 //! messages stay right, and JSON stays JSON.
@@ -12,26 +16,43 @@
 mod escape;
 mod needle;
 mod search;
+mod stream;
 
-use std::{fmt, ops::Range, sync::Arc};
-
-use bytes::{Bytes, BytesMut};
+use std::{fmt, ops::Range};
 
 use needle::{Attempt, Needle};
 use search::Search;
+pub use stream::Scrubber;
 
 /// The values of one credential, ready to be looked for. Copies of them live in memory that is wiped; only the first few
 /// characters of each also stand in tables that are not.
 pub struct Needles {
     needles: Vec<Needle>,
     search: Search,
+    /// How much of a stream is kept back while more of it comes: a text that does not tell a needle yet is shorter.
+    reach: usize,
+    /// How many characters the longest has.
+    longest: usize,
 }
 
-/// Takes the needles out of one stream.
-pub struct Scrubber {
-    needles: Arc<Needles>,
-    held: Bytes,
-    found: u64,
+/// What stands in a text.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    start: usize,
+    /// What of it is overwritten; `None` where too little has come to tell it from other text.
+    end: Option<End>,
+    /// Whether more of it may follow behind the text.
+    is_open: bool,
+}
+
+/// Where what is overwritten ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Here(usize),
+    /// Not before the end of the text.
+    Beyond,
+    /// Not before the end of the text, and there where the word ends.
+    WithWord,
 }
 
 impl Needles {
@@ -46,106 +67,107 @@ impl Needles {
                 }
             }
         }
-        if needles.is_empty() {
-            return None;
-        }
+        let reach = needles.iter().map(Needle::telling).max()?.saturating_mul(LONGEST_ESCAPE).min(LONGEST_REACH);
+        let longest = needles.iter().map(Needle::len).max()?;
         let search = Search::new(needles.iter().flat_map(Needle::beginnings), needles.iter().flat_map(Needle::anchors));
-        Some(Self { needles, search })
+        Some(Self { needles, search, reach, longest })
     }
 
     /// The text with every needle overwritten, and how many there were. `None` when it has none, as nearly every text.
     pub fn redacted(&self, text: &[u8]) -> Option<(Vec<u8>, u64)> {
-        let first = self.first(text, 0, true)?;
+        self.search.find(text, 0)?;
+        let mut covered = Covered::default();
+        self.look(text, true, |found| covered.take(&found, text.len()));
+        covered.settle();
         let mut redacted = text.to_vec();
-        let (found, _) = self.overwrite(&mut redacted, first, true);
-        Some((redacted, found))
+        covered.overwrite(&mut redacted, 0, text.len());
+        (covered.count > 0).then_some((redacted, covered.count))
     }
 
     /// Whether a needle stands in this text.
     pub fn is_in(&self, text: &[u8]) -> bool {
-        self.first(text, 0, true).is_some()
+        self.redacted(text).is_some()
     }
 
-    /// Overwrites what was found and all that follows. Returns how many there were, and where what must be held begins.
-    fn overwrite(&self, text: &mut [u8], first: Found, last: bool) -> (u64, usize) {
-        let mut next = Some(first);
-        let mut count = 0;
-        let mut passed = 0;
-        while let Some(found) = next {
-            match found {
-                Found::Needle(range) => {
-                    let start = range.start - escaping(&text[passed..range.start]);
-                    let place = &mut text[start..range.end];
-                    place.fill(b'*');
-                    place[..REDACTED.len()].copy_from_slice(REDACTED);
-                    count += 1;
-                    passed = range.end;
-                    next = self.first(text, passed, last);
-                }
-                Found::Beginning(start) => return (count, start),
-            }
-        }
-        (count, text.len())
+    /// Whether a needle stands in this name of a field, where letters have lost their case (RFC 9110 section 5.1).
+    pub fn is_in_name(&self, name: &[u8]) -> bool {
+        self.is_in(name) || self.needles.iter().any(|needle| needle.is_in_lowercase(name))
     }
 
-    /// The first needle from here on, or what may be the beginning of one.
-    fn first(&self, text: &[u8], from: usize, last: bool) -> Option<Found> {
-        let mut at = from;
+    /// Shows every needle in this text and what may be the beginning of one, also inside each other. Nothing follows where
+    /// this is the `last` of a text.
+    fn look(&self, text: &[u8], last: bool, mut on: impl FnMut(Found)) {
+        let (mut at, mut from) = (0, 0);
         while let Some(candidate) = self.search.find(text, at) {
-            let (start, attempt) = self.around(text, from, candidate, last);
-            match attempt {
-                Attempt::Whole(length) => return Some(self.merged(text, start..start + length, last)),
-                Attempt::Partial(_) => return Some(Found::beginning(text, from, start)),
-                Attempt::No => at = candidate + 1,
-            }
+            let (start, told) = self.around(text, from, candidate);
+            on(self.found(text, start, told, last));
+            from = start + 1;
+            // What begins before a candidate says nothing of what begins there.
+            at = from.max(candidate);
         }
-        if last {
-            return None;
+        while let Some((start, told)) = self.broken(text, from, text.len()).filter(|_| !last) {
+            on(self.found(text, start, told, last));
+            from = start + 1;
         }
-        let tail = self.search.tail(&text[from..]).map_or(text.len(), |start| from + start);
-        let start = self.broken(text, from, text.len(), last).map_or(tail, |(start, _)| start.min(tail));
-        let beginning = Found::beginning(text, from, start);
-        (!matches!(beginning, Found::Beginning(start) if start == text.len())).then_some(beginning)
     }
 
-    /// Another needle may begin inside this one and end behind it.
-    fn merged(&self, text: &[u8], mut range: Range<usize>, last: bool) -> Found {
-        let mut at = range.start + 1;
-        while let Some(start) = self.search.find(text, at).filter(|start| *start < range.end) {
-            let (begun, attempt) = self.around(text, range.start + 1, start, last);
-            match attempt {
-                Attempt::Whole(length) => range.end = range.end.max(begun + length),
-                Attempt::Partial(_) => return Found::beginning(text, 0, range.start),
-                Attempt::No => {}
+    fn found(&self, text: &[u8], start: usize, told: Told, last: bool) -> Found {
+        let whole = told.whole.map(|length| start + length);
+        let is_open = !last && (told.is_open || told.telling);
+        let end = if is_open && (told.telling || whole.is_some()) {
+            // Where it ends shows when more has come.
+            Some(End::Beyond)
+        } else if told.differs || told.telling {
+            match self.extent(text, start) {
+                End::Here(end) => Some(End::Here(whole.map_or(end, |whole| whole.max(end)))),
+                beyond => Some(beyond),
             }
-            at = start + 1;
+        } else {
+            whole.map(End::Here)
+        };
+        Found { start, end, is_open }
+    }
+
+    /// What is overwritten of a text that begins with enough of a needle to tell it: as much as the longest could take,
+    /// and the word that this ends in. It says nothing of how far the text is right.
+    fn extent(&self, text: &[u8], start: usize) -> End {
+        let (mut characters, mut breaks) = (0, 0);
+        for (at, byte) in text.iter().enumerate().skip(start) {
+            if ends_text(*byte) {
+                // A backslash that belongs to a quotation mark stays with it.
+                return End::Here(at - backslashes(&text[start..at]) % 2);
+            }
+            if ends_word(*byte) {
+                breaks += 1;
+                if characters >= self.longest || breaks > needle::BREAKS {
+                    return End::Here(at);
+                }
+            } else {
+                breaks = 0;
+                characters += 1;
+            }
         }
-        Found::Needle(range)
+        if characters >= self.longest { End::WithWord } else { End::Beyond }
     }
 
     /// What begins at this candidate, or shortly before it where a line break is among the first characters.
-    fn around(&self, text: &[u8], from: usize, candidate: usize, last: bool) -> (usize, Attempt) {
-        let broken = self.broken(text, from, candidate, last);
-        broken.unwrap_or_else(|| (candidate, self.attempt(&text[candidate..], last)))
+    fn around(&self, text: &[u8], from: usize, candidate: usize) -> (usize, Told) {
+        let broken = self.broken(text, from, candidate);
+        broken.unwrap_or_else(|| (candidate, Told::of(self.needles.iter(), &text[candidate..])))
     }
 
     /// The first needle that begins shortly before this place, if there is a line break between.
-    fn broken(&self, text: &[u8], from: usize, to: usize, last: bool) -> Option<(usize, Attempt)> {
+    fn broken(&self, text: &[u8], from: usize, to: usize) -> Option<(usize, Told)> {
         let earliest = from.max(to.saturating_sub(WINDOW));
-        let window = &text[earliest..to];
+        let window = text.get(earliest..to)?;
         if !window.iter().any(|byte| matches!(byte, b'\n' | b'\r') || escape::begins(*byte)) {
             return None;
         }
-        let mut attempts = (earliest..to).map(|start| {
+        let mut all = (earliest..to).map(|start| {
             let needles = self.needles.iter().filter(|needle| needle.may_begin_broken(text[start]));
-            (start, longest(needles, &text[start..], last))
+            (start, Told::of(needles, &text[start..]))
         });
-        attempts.find(|(_, attempt)| *attempt != Attempt::No)
-    }
-
-    /// The longest needle that the text begins with. Where more of the text may yet tell, that is waited for.
-    fn attempt(&self, text: &[u8], last: bool) -> Attempt {
-        longest(self.needles.iter(), text, last)
+        all.find(|(_, told)| *told != Told::default())
     }
 }
 
@@ -155,94 +177,95 @@ impl fmt::Debug for Needles {
     }
 }
 
-impl Scrubber {
-    /// Looks for these from the beginning of a stream on.
-    pub fn new(needles: Arc<Needles>) -> Self {
-        Self { needles, held: Bytes::new(), found: 0 }
-    }
+/// What all needles together say of the beginning of a text.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    /// The length of the longest that is there whole.
+    whole: Option<usize>,
+    /// Whether there is enough of another to tell it, and then something else.
+    differs: bool,
+    /// Whether the text ends after enough of another.
+    telling: bool,
+    /// Whether the text ends before another can be told.
+    is_open: bool,
+}
 
-    /// Takes the next chunk and returns what may pass, which is nothing when all of it must be held back.
-    pub fn push(&mut self, chunk: Bytes) -> Bytes {
-        if self.held.is_empty() {
-            return self.pass(chunk, false);
-        }
-        let mut text = BytesMut::with_capacity(self.held.len() + chunk.len());
-        text.extend_from_slice(&self.held);
-        text.extend_from_slice(&chunk);
-        self.pass(text.freeze(), false)
-    }
-
-    /// The stream has ended: what was held back was the beginning of nothing, or a needle that was cut short.
-    pub fn finish(&mut self) -> Bytes {
-        let held = std::mem::take(&mut self.held);
-        self.pass(held, true)
-    }
-
-    /// Whether something is held back.
-    pub fn holds(&self) -> bool {
-        !self.held.is_empty()
-    }
-
-    /// How many needles were found so far.
-    pub fn found(&self) -> u64 {
-        self.found
-    }
-
-    fn pass(&mut self, mut text: Bytes, last: bool) -> Bytes {
-        let passing = match self.needles.first(&text, 0, last) {
-            None => text.len(),
-            Some(Found::Beginning(start)) => start,
-            Some(found) => {
-                let mut redacted = BytesMut::from(&text[..]);
-                let (count, passing) = self.needles.overwrite(&mut redacted, found, last);
-                self.found += count;
-                text = redacted.freeze();
-                passing
+impl Told {
+    fn of<'a>(needles: impl Iterator<Item = &'a Needle>, text: &[u8]) -> Self {
+        let mut told = Self::default();
+        for needle in needles {
+            match needle.attempt(text) {
+                Attempt::No => {}
+                Attempt::Quiet => told.is_open = true,
+                Attempt::Telling => told.telling = true,
+                Attempt::Differs => told.differs = true,
+                Attempt::Whole(length) => told.whole = told.whole.max(Some(length)),
             }
+        }
+        told
+    }
+}
+
+/// The parts of a text that are overwritten.
+#[derive(Debug, Default)]
+struct Covered {
+    /// Once they are settled: in order, and apart from each other.
+    ranges: Vec<Range<usize>>,
+    /// How many needles there were; what begins inside another is none of its own.
+    count: u64,
+    /// Up to where they were counted before.
+    counted: usize,
+}
+
+impl Covered {
+    fn take(&mut self, found: &Found, length: usize) {
+        let Some(end) = found.end else { return };
+        let end = match end {
+            End::Here(end) => end,
+            End::Beyond | End::WithWord => length,
         };
-        self.held = text.split_off(passing);
-        text
+        let new = found.start >= self.counted;
+        self.count += u64::from(new);
+        self.counted = self.counted.max(end);
+        self.ranges.push(found.start..end);
     }
-}
 
-impl fmt::Debug for Scrubber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scrubber").field("found", &self.found).finish_non_exhaustive()
+    fn settle(&mut self) {
+        self.ranges.retain(|range| !range.is_empty());
+        self.ranges.sort_unstable_by_key(|range| range.start);
+        self.ranges.dedup_by(|next, before| {
+            let touches = next.start <= before.end;
+            if touches {
+                before.end = before.end.max(next.end);
+            }
+            touches
+        });
     }
-}
 
-/// Where something stands in a text.
-enum Found {
-    Needle(Range<usize>),
-    /// From here to the end may be the beginning of a needle.
-    Beginning(usize),
-}
-
-impl Found {
-    /// With the backslashes before it, whose number decides what the text behind them means.
-    fn beginning(text: &[u8], from: usize, start: usize) -> Self {
-        let run = backslashes(&text[from..start]);
-        Self::Beginning(start - if run <= RUN { run } else { RUN - run % 2 })
-    }
-}
-
-fn longest<'a>(needles: impl Iterator<Item = &'a Needle>, text: &[u8], last: bool) -> Attempt {
-    let mut longest = Attempt::No;
-    for needle in needles {
-        match needle.attempt(text) {
-            Attempt::Partial(0) if last => {}
-            Attempt::Partial(cut_short) if last => longest = longest.max(Attempt::Whole(cut_short)),
-            Attempt::Partial(cut_short) => return Attempt::Partial(cut_short),
-            whole => longest = longest.max(whole),
+    /// Overwrites what is covered between the two places, but for the ends of lines.
+    fn overwrite(&self, text: &mut [u8], from: usize, to: usize) {
+        for range in self.ranges.iter().filter(|range| range.start < to) {
+            // Left alone before what is overwritten, a backslash would make something else of it.
+            let escaping = backslashes(&text[from.min(range.start)..range.start]) % 2;
+            let begin = range.start - escaping;
+            let Some(place) = text.get_mut(from.max(begin)..range.end.min(to)) else { continue };
+            place.iter_mut().filter(|byte| !matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b'*');
+            match place.first_chunk_mut() {
+                Some(beginning) if *beginning == [b'*'; 8] && begin >= from => *beginning = *REDACTED,
+                _ => {}
+            }
         }
     }
-    longest
 }
 
-/// Whether the text ends with a backslash that belongs to what follows: 1 or 0 bytes. Left alone before what is
-/// overwritten, it would make something else of it.
-fn escaping(text: &[u8]) -> usize {
-    backslashes(text) % 2
+/// What no word has in it, however it is escaped.
+fn ends_word(byte: u8) -> bool {
+    byte <= b' ' || byte == 0x7f || ends_text(byte)
+}
+
+/// What ends a text inside another: quotation marks and brackets of markup.
+fn ends_text(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\'' | b'`' | b'<' | b'>')
 }
 
 fn backslashes(text: &[u8]) -> usize {
@@ -255,11 +278,14 @@ pub const SHORTEST: usize = 8;
 /// How far before an anchor, or before the end of a text, a needle may begin that a line break divides.
 const WINDOW: usize = 32;
 
-/// Stands at the beginning of what is overwritten; no needle is shorter.
+/// Stands at the beginning of what is overwritten, where there is room for it.
 const REDACTED: &[u8; 8] = b"REDACTED";
 
-/// The longest run of backslashes that is held back; of a longer one an even number has passed.
-const RUN: usize = 64;
+/// What a character takes in the longest escape that is read.
+const LONGEST_ESCAPE: usize = 8;
+
+/// No more of a stream is kept back, whatever is looked for.
+const LONGEST_REACH: usize = 4096;
 
 #[cfg(test)]
 mod tests;

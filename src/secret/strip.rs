@@ -1,8 +1,9 @@
 //! Removes what carries a secret from a request's head, before policy sees it.
 //!
-//! Headers and query parameters go by their name or by the format of their value; user information goes always. What
-//! follows the standards of tracing and of the Model Context Protocol stays. A request that brings nothing is only read:
-//! nothing is copied, but for what is percent-encoded, which has to be decoded to be looked at.
+//! Headers and query parameters go by their name or by the format of their value; user information goes always. The
+//! fields of the Model Context Protocol are looked at when the destination is known: for one that speaks it, what they say
+//! is a tool's name, a session or an argument. A request that brings nothing is only read: nothing is copied, but for what
+//! is percent-encoded, which has to be decoded to be looked at.
 
 mod settle;
 
@@ -35,7 +36,7 @@ pub fn strip(parts: &mut Parts, found: &mut Vec<Found>) -> Taken {
 
 fn strip_headers(headers: &mut HeaderMap, found: &mut Vec<Found>, taken: &mut Taken) {
     let mut removed: Vec<HeaderName> = Vec::new();
-    for (name, value) in headers.iter() {
+    for (name, value) in headers.iter().filter(|(name, _)| !is_mcp(name.as_str())) {
         if let Some(kind) = header_kind(name.as_str(), value.as_bytes()) {
             note(found, kind, header_place(name), Action::Strip);
             if removed.last() != Some(name) {
@@ -49,11 +50,40 @@ fn strip_headers(headers: &mut HeaderMap, found: &mut Vec<Found>, taken: &mut Ta
     }
 }
 
+/// Removes every field of a request's trailers that carries a secret, whatever the destination's configuration says: the
+/// call was decided without them, and nobody can be asked any more. Returns the kind and place of each.
+pub fn strip_trailers(trailers: &mut HeaderMap) -> Vec<Found> {
+    let mut found = Vec::new();
+    let mut removed: Vec<HeaderName> = Vec::new();
+    for (name, value) in trailers.iter() {
+        if let Some(kind) = header_kind(name.as_str(), value.as_bytes()) {
+            note(&mut found, kind, place("trailer", name.as_str().as_bytes()), Action::Strip);
+            removed.push(name.clone());
+        }
+    }
+    for name in removed {
+        trailers.remove(name);
+    }
+    found
+}
+
+/// Whether the Model Context Protocol has a field of this name.
+fn is_mcp(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("mcp-") else { return false };
+    matches!(rest, "protocol-version" | "session-id" | "method" | "name") || rest.starts_with("param-")
+}
+
+/// What a field of the Model Context Protocol carries towards a server that speaks it: only what has a mark of its own, as
+/// it is or as the protocol encodes it. A JSON web token is one of the ways to name a session.
+fn mcp_kind(name: &str, value: &[u8]) -> Option<&'static str> {
+    let encoded = value.strip_prefix(b"=?base64?").and_then(|rest| rest.strip_suffix(b"?="));
+    let decoded = encoded.and_then(|encoded| STANDARD.decode(encoded).ok()).map(Zeroizing::new);
+    let kind = detect::find(decoded.as_deref().map_or(value, |decoded| decoded))?;
+    (name != "mcp-session-id" || kind != "jwt").then_some(kind)
+}
+
 /// What this field carries; `None` when it may stay.
 fn header_kind(name: &str, value: &[u8]) -> Option<&'static str> {
-    if name.starts_with("mcp-") {
-        return None;
-    }
     if name.ends_with("authorization") {
         return Some(authorization_kind(value));
     }
@@ -219,7 +249,8 @@ pub(super) fn note(found: &mut Vec<Found>, kind: &'static str, place: Cow<'stati
     }
 }
 
-fn header_place(name: &HeaderName) -> Cow<'static, str> {
+/// Where a field stands, as it may be shown.
+pub(super) fn header_place(name: &HeaderName) -> Cow<'static, str> {
     match name.as_str() {
         "authorization" => Cow::Borrowed("header:authorization"),
         "proxy-authorization" => Cow::Borrowed("header:proxy-authorization"),
@@ -236,7 +267,7 @@ fn parameter_place(pair: &str) -> Cow<'static, str> {
 }
 
 /// Names are the agent's to choose: they are cut, brought into a small alphabet, and left out when they are secrets.
-fn place(kind: &str, name: &[u8]) -> Cow<'static, str> {
+pub(super) fn place(kind: &str, name: &[u8]) -> Cow<'static, str> {
     if detect::find(name).is_some() {
         return Cow::Owned(kind.to_owned());
     }
@@ -313,6 +344,8 @@ mod tests {
             ("x-anything", pat.clone(), "github_pat"),
             ("referer", format!("https://x.test/?t={pat}"), "github_pat"),
             ("sec-websocket-protocol", format!("bearer, {pat}"), "github_pat"),
+            ("mcp-foo", pat.clone(), "github_pat"),
+            ("tracestate", format!("a=1,b={pat}"), "github_pat"),
         ];
         for (name, value, kind) in &table {
             let (parts, found) = stripped("/", &[(name, value)]);
@@ -328,7 +361,7 @@ mod tests {
             ("user-agent", "python-requests/2.32"),
             ("accept", "*/*"),
             ("mcp-session-id", "0190b6f6-9d7c-7c3e-8b1a-2f6d5c4b3a21"),
-            ("mcp-session-id", "eyJhbGciOiJub25l.eyJzdWIiOiJhIn0.sig"),
+            ("tracestate", "dd=s:2;o:rum;t.dm:-4;t.tid:66c8f3c400000000,rojo=00f067aa0ba902b7"),
             ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
             ("x-csrf-token", "abc"),
             ("idempotency-key", "0190b6f6"),
@@ -349,6 +382,27 @@ mod tests {
         let (parts, found) = stripped("/", &fields);
         assert_eq!(parts.headers.len(), 1);
         assert_eq!(found, ["cookie header:cookie", "api_key header:x-api-key"]);
+    }
+
+    #[test]
+    fn trailers_that_carry_secrets_go_and_the_rest_stays() {
+        let pat = pat();
+        let mut trailers = HeaderMap::new();
+        for (name, value) in [
+            ("grpc-status", "0".to_owned()),
+            ("grpc-message", format!("see {pat}")),
+            ("grpc-status-details-bin", STANDARD.encode(format!("see {pat} there"))),
+            ("digest", "sha-256=X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=".to_owned()),
+            ("x-amz-checksum-sha256", "X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=".to_owned()),
+            ("content-md5", pat.clone()),
+        ] {
+            trailers.append(HeaderName::from_static(name), value.parse().expect("a value"));
+        }
+        let found: Vec<_> = strip_trailers(&mut trailers).into_iter().map(|found| found.place).collect();
+        assert_eq!(found, ["trailer:grpc-message", "trailer:grpc-status-details-bin", "trailer:content-md5"]);
+        let left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+        assert!(strip_trailers(&mut trailers).is_empty());
     }
 
     #[test]

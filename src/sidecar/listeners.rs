@@ -65,7 +65,8 @@ impl Listeners {
             bound.health = Some(tcp(address).await.with_context(|| format!("listen.health: {address}"))?);
         }
         if let Some(path) = &listen.admin {
-            bound.admin = Some(Socket::bind(path).with_context(|| format!("listen.admin: {}", path.display()))?);
+            let socket = Socket::bind(path, listen.admin_user);
+            bound.admin = Some(socket.with_context(|| format!("listen.admin: {}", path.display()))?);
         }
         Ok(bound)
     }

@@ -23,6 +23,7 @@ use tokio::{
 use super::{Generation, Sidecar};
 use crate::{
     config::{self, Config, Fixed, Mode, Upstreams},
+    credential::Declaration,
     policy::bundle::Sources,
 };
 
@@ -48,6 +49,8 @@ pub struct Next {
     pub policy: config::Policy,
     /// Where calls may go.
     pub upstreams: Arc<Upstreams>,
+    /// Every credential that is declared, where that may have changed.
+    pub credentials: Option<BTreeMap<String, Arc<Declaration>>>,
 }
 
 /// Why what the files say now is not in use.
@@ -224,7 +227,8 @@ impl Loaded {
     fn read(&self, running: &Generation) -> anyhow::Result<Next> {
         let upstreams = Arc::clone(&running.upstreams);
         let Some(file) = &self.file else {
-            return Ok(Next { file: None, mode: running.mode, policy: self.policy.clone(), upstreams });
+            let policy = self.policy.clone();
+            return Ok(Next { file: None, mode: running.mode, policy, upstreams, credentials: None });
         };
         let config = Config::load(&file.path, &|name| std::env::var(name).ok())?;
         let fixed = file.fixed.differences(&Fixed::of(&config));
@@ -232,7 +236,8 @@ impl Loaded {
         let policy = config::Policy { program: self.policy.program.clone(), ..config.policy };
         // Those in use are kept where nothing changed: they are told apart by their address first.
         let upstreams = if *upstreams == config.upstreams { upstreams } else { Arc::new(config.upstreams) };
-        Ok(Next { file: config.file, mode: config.mode, policy, upstreams })
+        let credentials = Some(config.credentials);
+        Ok(Next { file: config.file, mode: config.mode, policy, upstreams, credentials })
     }
 
     fn directories(&self) -> BTreeMap<PathBuf, RecursiveMode> {

@@ -130,7 +130,7 @@ impl Life {
     }
 
     /// Ends it and tells everybody. Says whether it had not ended before: the first end is the one that counts.
-    pub(super) fn finish(&self, end: End) -> bool {
+    pub(crate) fn finish(&self, end: End) -> bool {
         let code = match end {
             End::Ended => 1,
             End::Killed => 2,

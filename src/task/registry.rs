@@ -106,12 +106,17 @@ pub struct Shown {
 }
 
 /// A task that was opened, and the one copy of its handle.
-#[derive(Debug)]
 pub struct Opened {
     /// What its calls have to present.
     pub handle: Zeroizing<String>,
     /// The task.
     pub shown: Shown,
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("shown", &self.shown).finish_non_exhaustive()
+    }
 }
 
 /// Why nothing was done.
@@ -145,7 +150,7 @@ impl Registry {
                 max_effect: settings.max_effect,
                 ceiling: settings.ceiling,
                 subject: None,
-                manifest: None,
+                manifest: settings.manifest.clone(),
                 ttl: settings.ttl,
                 idle: settings.idle,
             };

@@ -22,14 +22,13 @@ pub struct TraceContext {
     span_id: SpanId,
     parent: Option<SpanId>,
     sampled: bool,
-    state: Option<HeaderValue>,
 }
 
 impl TraceContext {
     /// A new trace that begins here.
     pub fn root() -> Self {
         let trace_id = TraceId(u128::from(fastrand::u64(1..)) << 64 | u128::from(fastrand::u64(..)));
-        Self { trace_id, span_id: SpanId::random(), parent: None, sampled: true, state: None }
+        Self { trace_id, span_id: SpanId::random(), parent: None, sampled: true }
     }
 
     /// The trace that the agent's headers name, with a span of ours below theirs; a new one where they name none.
@@ -37,7 +36,7 @@ impl TraceContext {
         let Some((trace_id, parent, sampled)) = single(headers, &TRACEPARENT).and_then(|v| parse(v.as_bytes())) else {
             return Self::root();
         };
-        Self { trace_id, span_id: SpanId::random(), parent: Some(parent), sampled, state: state(headers) }
+        Self { trace_id, span_id: SpanId::random(), parent: Some(parent), sampled }
     }
 
     /// The trace.
@@ -69,11 +68,12 @@ impl TraceContext {
         HeaderValue::from_bytes(&text).expect("hex digits and dashes are valid in a header")
     }
 
-    /// Puts this context onto a request in place of whatever it carried.
+    /// Puts this context onto a request in place of whatever it carried. The vendors' part is passed along as it stands
+    /// there now, because secrets were taken from the fields since they came.
     pub fn apply(&self, headers: &mut HeaderMap) {
         headers.insert(TRACEPARENT, self.traceparent());
-        match &self.state {
-            Some(state) => headers.insert(TRACESTATE, state.clone()),
+        match self.parent.and_then(|_| state(headers)) {
+            Some(state) => headers.insert(TRACESTATE, state),
             None => headers.remove(TRACESTATE),
         };
     }
@@ -253,9 +253,13 @@ mod tests {
             (vec![many.as_str()], None),
             (vec!["a=b", long.as_str()], None),
         ] {
-            let mut sent = HeaderMap::new();
-            TraceContext::from_headers(&headers(&[&parent], &states)).apply(&mut sent);
+            let mut sent = headers(&[&parent], &states);
+            TraceContext::from_headers(&sent).apply(&mut sent);
             assert_eq!(sent.get(TRACESTATE).and_then(|v| v.to_str().ok()), passed, "{states:?}");
+            assert!(sent.get_all(TRACESTATE).iter().count() <= 1);
+            sent.remove(TRACESTATE);
+            TraceContext::from_headers(&headers(&[&parent], &states)).apply(&mut sent);
+            assert!(!sent.contains_key(TRACESTATE), "what was taken away does not come back");
         }
     }
 

@@ -19,6 +19,8 @@ use crate::{audit::AnswerFacts, exchange::custody::Custody, secret::scrub::Scrub
 pub struct Watched<S> {
     stream: S,
     reader: Option<Box<Reader>>,
+    /// Where there is nothing to look for: a credential that ends with its call stays until the stream has ended.
+    _unread: Option<Custody>,
 }
 
 struct Reader {
@@ -41,12 +43,15 @@ struct Frames {
 impl<S> Watched<S> {
     /// Reads frames where this custody looks for something, else passes bytes as they are.
     pub fn new(stream: S, custody: Option<Custody>) -> Self {
-        let reader = custody.and_then(|custody| {
-            let frames = Frames { scrubber: custody.scrubber()?, head: Vec::new(), left: 0 };
+        let Some(scrubber) = custody.as_ref().and_then(Custody::scrubber) else {
+            return Self { stream, reader: None, _unread: custody };
+        };
+        let reader = custody.map(|custody| {
+            let frames = Frames { scrubber, head: Vec::new(), left: 0 };
             let (read, passing) = (vec![0; READ].into_boxed_slice(), BytesMut::new());
-            Some(Box::new(Reader { custody, facts: AnswerFacts::default(), frames, told: 0, read, passing }))
+            Box::new(Reader { custody, facts: AnswerFacts::default(), frames, told: 0, read, passing })
         });
-        Self { stream, reader }
+        Self { stream, reader, _unread: None }
     }
 
     /// What is behind it.
@@ -92,7 +97,9 @@ impl Frames {
                 continue;
             }
             let here = usize::try_from(self.left).map_or(read.len(), |left| left.min(read.len()));
-            passing.extend_from_slice(&self.scrubber.push(Bytes::copy_from_slice(&read[..here])));
+            for part in self.scrubber.push(Bytes::copy_from_slice(&read[..here])) {
+                passing.extend_from_slice(&part);
+            }
             self.left -= here as u64;
             read.advance(here);
             if self.left == 0 {
@@ -118,7 +125,7 @@ fn length(head: &[u8]) -> io::Result<Option<u64>> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, reader } = &mut *self;
+        let Self { stream, reader, .. } = &mut *self;
         let Some(reader) = reader else { return Pin::new(stream).poll_read(cx, buf) };
         while reader.passing.is_empty() {
             let mut read = ReadBuf::new(&mut reader.read);

@@ -4,4 +4,6 @@ mod aws;
 mod github;
 mod cloud;
 mod oauth;
+mod per_call;
+mod registry;
 pub mod vault;

@@ -1,4 +1,5 @@
-//! The detector against a corpus that a script writes: secrets are found, and what only looks like them is not.
+//! The detector against a corpus that a script writes: secrets are found and called what they are, and what only looks like
+//! them is not.
 //!
 //! By itself it runs on a part of the corpus. With `TOLLGATE_CORPUS` it reads the corpus in that folder instead and writes
 //! what it found there, for `tests/secrets/compare`.
@@ -22,6 +23,19 @@ use tollgate::secret::{
 struct Sample {
     about: Value,
     found: Vec<&'static str>,
+}
+
+impl Sample {
+    /// Whether the secret is called what it is: policies and configurations name kinds. What has no mark of its own is
+    /// called by its field in a head, if that is known for secrets.
+    fn is_named(&self) -> bool {
+        let in_head = matches!(self.about["position"].as_str(), Some("header" | "query"));
+        self.found.iter().any(|kind| match *kind {
+            "api_key" | "bearer" | "unknown" if in_head && self.about["marked"] == false => true,
+            "aws_sigv4" if in_head => self.about["rule"] == "aws_access_key",
+            kind => self.about["rule"] == kind,
+        })
+    }
 }
 
 #[test]
@@ -49,6 +63,8 @@ fn secrets_of_the_corpus_are_found_and_nothing_else() {
     let (secret, harmless): (Vec<_>, Vec<_>) = samples.iter().partition(|sample| sample.about["secret"] == true);
     let missed: Vec<_> = secret.iter().filter(|sample| sample.found.is_empty()).collect();
     let wrong: Vec<_> = harmless.iter().filter(|sample| !sample.found.is_empty()).collect();
+    let misnamed: Vec<_> = secret.iter().filter(|sample| !sample.found.is_empty() && !sample.is_named()).collect();
+    assert!(misnamed.is_empty(), "{} of {} are called otherwise: {}", misnamed.len(), secret.len(), counted(&misnamed));
     assert!(secret.len() > 1000 && harmless.len() >= 500, "{} and {}", secret.len(), harmless.len());
     assert!(missed.len() * 50 <= secret.len(), "missed {} of {}: {}", missed.len(), secret.len(), counted(&missed));
     assert!(wrong.len() * 1000 <= harmless.len(), "{} of {}: {}", wrong.len(), harmless.len(), counted(&wrong));

@@ -176,8 +176,42 @@ async fn the_documented_metrics_are_those_that_are_served() {
             let known = quoted(cells[2]);
             assert!(used.is_subset(&known), "{name}: {used:?}, documented {known:?}");
         }
+        if let Some((_, sources)) = VALUES.iter().find(|(of, _)| *of == name) {
+            let (known, values) = (quoted(cells[3]), sources.iter().flat_map(values).collect());
+            assert_eq!(known.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), values, "the values of {name}");
+        }
     }
     assert_eq!(documented, served);
+}
+
+/// Metrics whose documented row names each value of a label, and where the source defines them: the file, what stands
+/// before the texts, and what behind.
+const VALUES: &[(&str, &[Source])] = &[
+    ("tollgate_decisions_total", &[("src/policy.rs", "impl CacheUse {", "\n}\n")]),
+    (
+        "tollgate_credentials_total",
+        &[
+            ("src/credential/store/event.rs", "impl Event {", "\n}\n"),
+            ("src/telemetry/metrics.rs", "kind: credential.kind, event: ", "}"),
+        ],
+    ),
+    (
+        "tollgate_secrets_total",
+        &[
+            ("src/secret/treatment.rs", "impl Action {", "\n}\n"),
+            ("src/telemetry/metrics.rs", "let labels = SecretLabels {", "}"),
+        ],
+    ),
+];
+
+type Source = (&'static str, &'static str, &'static str);
+
+/// The texts in quotes between the two.
+fn values((file, after, before): &Source) -> Vec<String> {
+    let source = fs::read_to_string(repository(file)).expect("it is part of the repository");
+    let (_, rest) = source.split_once(after).expect("it is defined there");
+    let (body, _) = rest.split_once(before).expect("it ends");
+    body.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 #[tokio::test]

@@ -87,11 +87,11 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
         "credential_budget_spent",
         "src/credential/pace.rs",
         "a_budget_is_spent_and_fills_again",
-        "an issuer has to be asked three hundred times before",
+        "an issuer has to be asked sixty times before",
     ),
     (
         "credential_circuit_open",
-        "src/credential/pace.rs",
+        "src/credential/circuit.rs",
         "failures_in_a_row_break_the_circuit_and_one_success_closes_it",
         "an issuer has to fail five times before",
     ),

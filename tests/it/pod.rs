@@ -1,6 +1,7 @@
 //! A pod on this machine, made from the injected manifest: its own network with a cable to the world, the fence put up by
 //! its init container or by the node, the sidecar as its own user without capabilities, and agents as they come.
 
+mod custody;
 mod kubelet;
 
 use std::{
@@ -73,10 +74,16 @@ const POLICED: &[(&str, &str)] = &[("network-policy", "true")];
 
 /// The pod of a manifest, by the program that the platform uses. `agent` is what the platform says of agents.
 fn injected(job: &str, capture: &str, agent: Value) -> Value {
+    injected_by(job, json!({"capture": capture, "agent": agent}))
+}
+
+/// The same, by more of the injector's settings.
+fn injected_by(job: &str, mut settings: Value) -> Value {
+    settings["image"] = "registry.example.test/tollgate:1".into();
+    settings["sidecar"] = json!({"policy": "policy"});
     let dir = tempfile::tempdir().expect("a directory");
+    let text = settings.to_string();
     let settings = dir.path().join("inject.yaml");
-    let (image, sidecar) = ("registry.example.test/tollgate:1", json!({"policy": "policy"}));
-    let text = json!({"image": image, "capture": capture, "agent": agent, "sidecar": sidecar}).to_string();
     fs::write(&settings, text).expect("written");
     let mut command = Command::new(TOLLGATE);
     command.args(["inject", "file", "--config"]).arg(&settings).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -106,14 +113,25 @@ fn started_with<'a>(
     capture: &str,
     more: &[(&'static str, &str)],
 ) -> Pod<'a> {
+    let config = [("config.yaml", CONFIG.to_owned()), ("root.pem", origin.root.clone())].into();
+    started_as(network, config, template, capture, more)
+}
+
+/// `config` is the ConfigMap of the sidecar's configuration, to which the platform put `more`.
+fn started_as<'a>(
+    network: &'a Network,
+    mut config: BTreeMap<&'static str, String>,
+    template: Value,
+    capture: &str,
+    more: &[(&'static str, &str)],
+) -> Pod<'a> {
     if capture == "cni" {
         let runtime = cni::Runtime::of(&network.pod, template["metadata"]["annotations"].clone());
         runtime.add().expect("the node fences the pod in");
     }
     // As the runtimes of Kubernetes have it.
     network.pod.sh("echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range");
-    let config = [("config.yaml", CONFIG.to_owned()), ("root.pem", origin.root.clone())];
-    let config = config.into_iter().chain(more.iter().map(|(key, value)| (*key, (*value).to_owned()))).collect();
+    config.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
     let policy = [("policy.rego", POLICY.to_owned())];
     let config_maps = [("tollgate-config", config), ("policy", policy.into())].into();
     Pod::start(&network.pod, &network.world, template["spec"].clone(), &config_maps)

@@ -3,7 +3,10 @@
 use http::{HeaderValue, Method};
 use serde_json::json;
 
-use crate::actors::{Issuer, Origin, Sidecar, agent::request, issuer::Behaviour, sidecar::Setup};
+use crate::{
+    actors::{Issuer, Origin, Sidecar, agent::request, issuer::Behaviour, sidecar::Setup},
+    canary::Logs,
+};
 
 /// A sidecar whose origin is given a token of this issuer.
 pub fn with_issuer(setup: Setup, origin: &Origin, issuer: &Issuer) -> Setup {
@@ -157,6 +160,42 @@ async fn a_file_goes_on_as_its_placement_says() {
         assert_eq!(sidecar.agent().get(&origin.url("/")).await.to_string(), "200");
         assert_eq!(origin.requests()[0].header(check.0), Some(check.1));
         assert_eq!(origin.requests()[0].target, "/");
+    }
+}
+
+#[tokio::test]
+async fn an_exception_that_ends_soon_is_told_at_start_and_not_at_each_call() {
+    let logs = Logs::listen();
+    let origin = Origin::https("api.example.com").start().await;
+    let today = jiff::Zoned::now().with_time_zone(jiff::tz::TimeZone::UTC).date();
+    let day = |days: i64| today.checked_add(jiff::Span::new().days(days)).expect("a day").to_string();
+    let exception =
+        |days| json!({"kind": "file", "file": "key", "owner": format!("team-{days}"), "expires": day(days)});
+    let setup =
+        Sidecar::permissive().file("key", "a-long-lived-key").in_front_of_as(&origin, json!({"credential": "soon"}));
+    let credentials = json!({"soon": exception(7), "later": exception(60), "over": exception(-1)});
+    let sidecar = setup.set(json!({"credentials": credentials})).start().await;
+    for _ in 0..3 {
+        assert_eq!(sidecar.agent().get(&origin.url("/")).await.to_string(), "200");
+    }
+    let text = logs.text();
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("exception end")).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.iter().any(|line| line.contains("team-7") && line.contains(&day(7))), "{told:?}");
+    assert!(told.iter().any(|line| line.contains("team--1") && line.contains(&day(-1))), "{told:?}");
+}
+
+#[tokio::test]
+async fn without_a_journal_it_is_told_what_a_crash_leaves() {
+    let leased = json!({
+        "kind": "vault", "address": "http://127.0.0.1:9", "auth": {"kubernetes": {"role": "agent"}},
+        "secret": "database/creds/readonly", "field": "password",
+    });
+    for (state, told) in [(json!({}), true), (json!({"journal": "journal.jsonl"}), false)] {
+        let logs = Logs::listen();
+        let setup = Sidecar::permissive().set(json!({"credentials": {"db": leased}, "state": state}));
+        let _sidecar = setup.start().await;
+        assert_eq!(logs.text().contains("what a crash leaves of it is not revoked"), told);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The identity from a SPIFFE Workload API, a real one on a Unix socket: it comes, is renewed, is lost and comes back, and
 //! goes to origins as a token and as a certificate.
 
-mod workload_api;
+pub mod workload_api;
 
 use std::{sync::Arc, time::Duration};
 

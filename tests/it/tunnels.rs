@@ -203,7 +203,7 @@ async fn assert_cut(sidecar: &mut Sidecar, stream: &mut impl Stream, label: &str
     assert_eq!(sidecar.audit().await[0]["refusal"]["label"], label);
 }
 
-async fn echo_upgraded(mut request: Request<hyper::body::Incoming>) -> Response<origin::Body> {
+pub async fn echo_upgraded(mut request: Request<hyper::body::Incoming>) -> Response<origin::Body> {
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };

@@ -37,6 +37,7 @@ PODS = {
     ),
     "a variable that is set": pod(container(env=[{"name": "SSL_CERT_FILE", "value": "/own.pem"}, {"name": "OTHER", "value": "$(SSL_CERT_FILE)"}])),
     "a job's": pod(restartPolicy="Never", imagePullSecrets=[{"name": "own"}]),
+    "a task": pod(metadata={"annotations": {"tollgate.dev/task": '{purpose: "saving $5, or \\\\", max_effect: read, ttl: 8h}'}}),
 }
 
 
@@ -203,6 +204,8 @@ REFUSED_CHANGES = [
     ("root with SETUID", root_with("NET_RAW"), FENCED, "as root it must drop NET_RAW and SETUID"),
     ("root with NET_RAW", root_with("SETUID"), FENCED, "as root it must drop NET_RAW and SETUID"),
     ("the authority's key", mount("tollgate-ca-key", "/key"), ALL, "volumes of the sidecar"),
+    ("the socket at which tasks are opened", mount("tollgate-admin", "/admin", readOnly=True), ALL, "volumes of the sidecar"),
+    ("the Workload API", mount("tollgate-spiffe", "/spiffe", readOnly=True), ALL, "volumes of the sidecar"),
     ("the sidecar's token", mount("tollgate-identity", "/token", readOnly=True), ALL, "volumes of the sidecar"),
     ("its secrets", mount("tollgate-secret-key", "/secret", readOnly=True), ALL, "volumes of the sidecar"),
     ("the certificates, to write", mount("tollgate-ca", "/certificates"), ALL, "only tollgate-ca is shared"),
@@ -219,6 +222,12 @@ REFUSED_CHANGES = [
     ("labels that the pod has not", variable("TOLLGATE_POD_LABELS", '{"team":"admin"}'), ALL, "container tollgate: env"),
     ("a weakness nobody can read", variable("TOLLGATE_POD_WEAKNESSES", "[ ]"), ALL, "container tollgate: env"),
     ("a variable twice", added("tollgate", "env", {"name": "TOLLGATE_SERVICE_ACCOUNT", "value": "admin"}), ALL, "container tollgate: env"),
+    ("another task than its annotation says", variable("TOLLGATE_TASK", "{purpose: admin}"), ALL, "container tollgate: env"),
+    ("a task from a label", variable("TOLLGATE_TASK", valueFrom={"fieldRef": {"fieldPath": "metadata.labels['task']"}}), ALL, "container tollgate: env"),
+    ("an annotation that its sidecar is not told of", lambda pod: pod["metadata"]["annotations"].update({"tollgate.dev/task": "{purpose: admin}"}), ALL, "container tollgate: env"),
+    ("a user who opens tasks", added("tollgate", "env", {"name": "TOLLGATE_ADMIN_USER", "value": "1000"}), ALL, "container tollgate: env"),
+    ("an orchestrator that nobody permits", lambda pod: pod["metadata"]["annotations"].update({"tollgate.dev/orchestrator": "agent"}), ALL, "permits no tollgate.dev/orchestrator"),
+    ("the socket where an agent looks", variable("TOLLGATE_ADMIN", "/etc/tollgate/trust/admin.sock"), ALL, "container tollgate: env"),
     ("a library before all others", added("tollgate", "env", {"name": "LD_PRELOAD", "value": "/work/evil.so"}), ALL, "container tollgate: env"),
     ("a variable of the fence", added("tollgate-fence", "env", {"name": "LD_PRELOAD", "value": "/work/evil.so"}), ("init",), "container tollgate-fence: env"),
     ("a variable of the check", added("tollgate-fence-check", "env", {"name": "LD_PRELOAD", "value": "/work/evil.so"}), FENCED, "container tollgate-fence-check: env"),
@@ -271,6 +280,8 @@ REFUSED_CHANGES = [
     ("policy of the pod's own", source("tollgate-policy", configMap={"name": "mine"}), ALL, "tollgate-policy is not what"),
     ("no policy", lambda pod: pod["spec"].update(volumes=[v for v in pod["spec"]["volumes"] if v["name"] != "tollgate-policy"]), ALL, "tollgate-policy is not what"),
     ("a key on the node's disk", source("tollgate-ca-key", emptyDir={}), ALL, "tollgate-ca-key is not what"),
+    ("a socket on the node's disk", source("tollgate-admin", emptyDir={}), ALL, "tollgate-admin is not what"),
+    ("a socket in a claim", source("tollgate-admin", persistentVolumeClaim={"claimName": "mine"}), ALL, "tollgate-admin is not what"),
     ("a key in a claim", source("tollgate-ca-key", persistentVolumeClaim={"claimName": "mine"}), ALL, "tollgate-ca-key is not what"),
     ("a token of another audience", source("tollgate-identity", projected={"sources": [{"serviceAccountToken": {"audience": "other", "path": "token"}}]}), ALL, "tollgate-identity is not what"),
     ("a secret of the sidecar's that is the pod's", source("tollgate-secret-key", secret={"secretName": "mine"}), ALL, "tollgate-secret-key is not what"),
@@ -343,6 +354,7 @@ REFUSED_EPHEMERAL = [
     ("with the sidecar's Secret", debug(securityContext=RESTRICTED, env=[{"name": "K", "valueFrom": {"secretKeyRef": {"name": "vault-key", "key": "k"}}}]), ALL, "are for the sidecar alone"),
     ("with all of the sidecar's Secret", debug(securityContext=RESTRICTED, envFrom=[{"secretRef": {"name": "vault-key"}}]), ALL, "are for the sidecar alone"),
     ("inside the sidecar", debug(securityContext=RESTRICTED, targetContainerName="tollgate"), ALL, "nobody enters"),
+    ("with the socket at which tasks are opened", debug(securityContext=RESTRICTED, volumeMounts=[{"name": "tollgate-admin", "mountPath": "/k", "readOnly": True}]), ALL, "for it alone"),
     ("with the authority's key", debug(securityContext=RESTRICTED, volumeMounts=[{"name": "tollgate-ca-key", "mountPath": "/k"}]), ALL, "for it alone"),
 ]
 
@@ -352,6 +364,7 @@ REFUSED_EXEC = [
     ("the first container", {"command": ["sh"]}, None),
     ("the sidecar", {"container": "tollgate", "command": ["tollgate"]}, "nobody enters the sidecar"),
     ("the fence", {"container": "tollgate-fence"}, "nobody enters the sidecar"),
+    ("the sidecar, for tasks", {"container": "tollgate", "command": ["tollgate", "task", "list"]}, "nobody enters the sidecar"),
 ]
 
 # Values, and what Helm 3 and Helm 4 say of them.
@@ -385,6 +398,7 @@ WRONG_VALUES = [
     ({"injector": {"certificate": {"source": "magic"}}}, "injector.certificate.source must be one of", "at '/injector/certificate/source': value must be one of"),
     ({"injector": {"certificate": {"source": "secret"}}}, "injector.certificate.secret.name: String length must be greater than or equal to 1", "at '/injector/certificate/secret/name': minLength: got 0, want 1"),
     ({"injector": {"certificate": {"secret": {"caBundle": "LS0tLS1CRUdJTg=="}}}}, "injector.certificate.secret.caBundle: Does not match pattern", "at '/injector/certificate/secret/caBundle': 'LS0tLS1CRUdJTg==' does not match"),
+    ({"sidecar": {"identity": {"kind": "spire"}}}, "sidecar.identity.kind must be one of", "at '/sidecar/identity/kind': value must be one of"),
     ({"agents": {"privileges": "keep"}}, "agents.privileges must be one of", "at '/agents/privileges': value must be one of"),
     ({"agents": {"meshes": [{"kind": "consul", "images": ["a"]}]}}, "agents.meshes.0.kind must be one of", "at '/agents/meshes/0/kind': value must be one of"),
     ({"agents": {"meshes": [{"kind": "istio", "images": ["docker.io/istio/"]}]}}, "agents.meshes.0.images.0: Does not match pattern", "at '/agents/meshes/0/images/0': 'docker.io/istio/' does not match"),
@@ -403,6 +417,9 @@ WRONG_TOGETHER = [
     ({"capture": {"ports": {"proxy": 15002}}}, "capture.ports: each must be another one"),
     ({"policy": {"configMap": "mine", "inline": {"data.yaml": "a: 1"}}}, "policy: give either inline or configMap"),
     ({"sidecar": {"identity": {"spiffe": {"csiDriver": "csi.spiffe.io", "hostPath": "/run/spire"}}}}, "give either csiDriver or hostPath"),
+    ({"sidecar": {"identity": {"kind": "spiffe"}}}, "sidecar.identity.kind: spiffe needs"),
+    ({"sidecar": {"identity": {"kind": "kubernetes", "token": {"enabled": False}}}}, "sidecar.identity.kind: kubernetes needs"),
+    ({"agents": {"hostPaths": ["/run"]}, "sidecar": {"identity": {"spiffe": {"hostPath": "/run/spire"}}}}, "agents.hostPaths: /run leads to the Workload API"),
     ({"policy": {"bundles": [{"url": "https://bundles.example/agents.tar.gz"}]}}, "policy.bundles: version 0.1.0 of the sidecar does not serve it"),
     ({"state": {"redis": {"url": "rediss://redis.state:6379"}}}, "state.redis.url: version 0.1.0 of the sidecar does not serve it"),
     ({"sidecar": {"env": {"TOLLGATE_LOG": "debug"}}}, "sidecar.env: TOLLGATE_LOG is the sidecar's own"),

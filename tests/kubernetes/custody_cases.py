@@ -57,6 +57,8 @@ LATER = [
     ("another capture", annotated(capture="proxy"), False),
     ("another fence", annotated(fence="{}"), False),
     ("an annotation that was not there", annotated(inject="false"), False),
+    ("a task", annotated(task="{purpose: admin}"), False),
+    ("another orchestrator", annotated(orchestrator="agent"), False),
     ("free to be scheduled, with another fence", lambda pod: (annotated(fence="{}")(pod), pod["spec"].pop("schedulingGates", None)), False),
 ]
 
@@ -81,4 +83,39 @@ WRITERS = [
     ("a group that is named", {"groups": ["platform"]}, "networkpolicies", "tollgate-agents", "DELETE", True),
     ("the end of the namespace", {"username": "system:serviceaccount:kube-system:namespace-controller"}, "configmaps", "tollgate-config", "DELETE", True),
     ("its controller, to write", {"username": "system:serviceaccount:kube-system:namespace-controller"}, "configmaps", "tollgate-config", "UPDATE", False),
+]
+
+# Who runs what in which container, by which way; and whether it is let in, where some are named who may order tasks.
+TASKS = ["tollgate", "task", "list"]
+OPERATORS = [
+    ("somebody", {}, "pods/exec", "tollgate", TASKS, False),
+    ("who may change the policies", {"authorized": True}, "pods/exec", "tollgate", TASKS, True),
+    ("a user that is named", {"username": "jo"}, "pods/exec", "tollgate", [*TASKS, "--output", "json"], True),
+    ("a group that is named", {"groups": ["sre"]}, "pods/exec", "tollgate", ["tollgate", "task", "kill", "x"], True),
+    ("a user that is named, with a shell", {"username": "jo"}, "pods/exec", "tollgate", ["sh"], False),
+    ("a user that is named, with another program", {"username": "jo"}, "pods/exec", "tollgate", ["/work/tollgate", "task", "list"], False),
+    ("a user that is named, to run a program", {"username": "jo"}, "pods/exec", "tollgate", ["tollgate", "exec", "task"], False),
+    ("a user that is named, to attach", {"username": "jo"}, "pods/attach", "tollgate", None, False),
+    ("a user that is named, in the fence", {"username": "jo"}, "pods/exec", "tollgate-fence", TASKS, False),
+    ("who writes policy", {"username": "system:serviceaccount:ci:policy"}, "pods/exec", "tollgate", TASKS, False),
+    ("somebody, in the agent", {}, "pods/exec", "agent", TASKS, True),
+]
+
+# Annotations of a pod whose containers these are, and by which words it is refused; none where it is let in.
+BESIDE = [container(), container("boss")]
+BESIDE[1]["securityContext"]["runAsUser"] = 2000
+ALIKE = [container(), container("boss")]
+UNSAID = [container(), copy.deepcopy(BESIDE[1])]
+del UNSAID[0]["securityContext"]["runAsUser"]
+ROOT = [container(), container("boss", securityContext={"runAsUser": 0, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}})]
+FIRST = "names one of spec.containers, beside the agent's"
+ORCHESTRATORS = [
+    ("beside the agent", pod(*BESIDE), None),
+    ("with the agent's user", pod(*ALIKE), FIRST),
+    ("with a user that an image names beside it", pod(*UNSAID), FIRST),
+    ("as root", pod(*ROOT), FIRST),
+    ("alone", pod(BESIDE[1]), FIRST),
+    ("not there", pod(container(), container("other")), FIRST),
+    ("before the agent", pod(container(), initContainers=[BESIDE[1]]), FIRST),
+    ("with the user of what comes before", pod(*BESIDE, initContainers=[container("prepare", securityContext=BESIDE[1]["securityContext"])]), FIRST),
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 from admitting import expect
-from cases import PODS
+from cases import PODS, first
 from rendering import HERE, ROOT, inject, injectors_file, label, name_of, objects, of_kind, pod_of, rendered
 from rendering import valid_everywhere, value_files, versions_of
 
@@ -43,7 +43,8 @@ def configurations(checks, tollgate):
                         f"{label(file)}: {one['metadata']['namespace']}: {problem.json_path}: {problem.message}"
                     )
                 if tollgate:
-                    answer = check_config(tollgate, text, policies.get(one["metadata"]["namespace"], {}), environment)
+                    told = {**environment, **told_by(tollgate, all_objects)}
+                    answer = check_config(tollgate, text, policies.get(one["metadata"]["namespace"], {}), told)
                     if answer:
                         checks.fail(f"{label(file)}: {one['metadata']['namespace']}: {answer}")
             if "inject.yaml" in one["data"] and tollgate:
@@ -55,6 +56,14 @@ def configurations(checks, tollgate):
         f"configuration: {sidecars} of sidecars agree with docs/config.schema.json"
         + (f" and `tollgate config check`; `tollgate inject` takes {injectors}" if tollgate else "")
     )
+
+
+def told_by(tollgate, all_objects):
+    """What the injector tells a sidecar, where there is one."""
+    if not of_kind(all_objects, "Deployment"):
+        return {}
+    (pod,) = inject(tollgate, injectors_file(all_objects), yaml.safe_dump(PODS["restricted"]))
+    return {one["name"]: one["value"] for one in first(pod, "tollgate")["env"] if "value" in one}
 
 
 def check_config(tollgate, text, policy, environment):

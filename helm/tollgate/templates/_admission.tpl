@@ -115,6 +115,10 @@ be deleted. */}}
   expression: {{ printf "variables.containers.filter(c, !(c.name in %s) && !(%s))" (include "tollgate.ourNames" .) (include "tollgate.cel.mesh" .) | include "tollgate.line" }}
 - name: foreign
   expression: {{ printf "variables.containers.filter(c, !(c.name in %s))" (include "tollgate.ourNames" .) | include "tollgate.line" }}
+{{- if .Values.agents.orchestrators }}
+- name: orchestrator
+  expression: {{ `has(object.metadata.annotations) && "tollgate.dev/orchestrator" in object.metadata.annotations ? object.metadata.annotations["tollgate.dev/orchestrator"] : ""` | include "tollgate.line" }}
+{{- end }}
 {{- end -}}
 
 {{/* Our containers, as YAML. */}}

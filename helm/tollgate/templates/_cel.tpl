@@ -60,14 +60,37 @@ variables.user != -1
     || c.securityContext.capabilities.add.all(k, k in {{ default list .Values.admissionPolicies.allowedCapabilities | toJson }})))
 {{- end -}}
 
-{{/* Nothing of a container leads to a volume of ours, but for the certificates. */}}
+{{/* Nothing of a container leads to a volume of ours, but for the certificates, and what else is said: (dict "but" CEL). */}}
 {{- define "tollgate.cel.mounts" -}}
 (!has(c.volumeMounts)
-  || c.volumeMounts.all(m, !m.name.startsWith("tollgate-") || (m.name == "tollgate-ca" && has(m.readOnly) && m.readOnly)))
+  || c.volumeMounts.all(m, !m.name.startsWith("tollgate-") || ((m.name == "tollgate-ca"{{ with .but }} || ({{ . }}){{ end }}) && has(m.readOnly) && m.readOnly)))
 && (!has(c.volumeDevices)
   || c.volumeDevices.all(d, !d.name.startsWith("tollgate-")))
 && (!has(c.env)
   || c.env.all(e, !has(e.valueFrom) || !has(e.valueFrom.fileKeyRef) || !e.valueFrom.fileKeyRef.volumeName.startsWith("tollgate-")))
+{{- end -}}
+
+{{/* The user of a container of the pod's own, -1 where nobody wrote it down. */}}
+{{- define "tollgate.cel.userOf" -}}
+(has({{ . }}.securityContext) && has({{ . }}.securityContext.runAsUser) ? {{ . }}.securityContext.runAsUser : variables.user)
+{{- end -}}
+
+{{/* Who opens tasks is a container beside the agent's, and known by a user that no other has. */}}
+{{- define "tollgate.cel.orchestrated" -}}
+{{- $it := include "tollgate.cel.userOf" "o" -}}
+{{- $other := include "tollgate.cel.userOf" "c" -}}
+variables.orchestrator == ""
+|| (object.spec.containers.exists_one(o, o.name == variables.orchestrator)
+  && variables.agents.exists_one(o, o.name == variables.orchestrator)
+  && object.spec.containers.exists(o, o.name != variables.orchestrator && variables.agents.exists(c, c.name == o.name))
+  && variables.agents.filter(o, o.name == variables.orchestrator).all(o,
+    {{ $it }} > 0
+    && variables.agents.all(c, c.name == o.name || ({{ $other }} != -1 && {{ $other }} != {{ $it }}))))
+{{- end -}}
+
+{{/* That user, as a variable has it. */}}
+{{- define "tollgate.cel.orchestratorUser" -}}
+object.spec.containers.filter(c, c.name == variables.orchestrator).map(c, string({{ include "tollgate.cel.userOf" "c" }})).join("")
 {{- end -}}
 
 {{/* Secrets of the sidecar, as a list. */}}

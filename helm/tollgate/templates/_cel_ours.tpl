@@ -58,7 +58,14 @@ has(c.lifecycle)
 {{- end }}
 {{- end -}}
 
-{{/* A variable (`e`) as it is rendered. Labels and weaknesses are the pod's own. */}}
+{{/* What an annotation says, as the kubelet, which expands `$(NAME)` in variables, would leave it. */}}
+{{- define "tollgate.cel.task" -}}
+has(object.metadata.annotations) && "tollgate.dev/task" in object.metadata.annotations
+  ? object.metadata.annotations["tollgate.dev/task"].replace("$", "$$")
+  : ""
+{{- end -}}
+
+{{/* A variable (`e`) as it is rendered. Labels, weaknesses, the task and who opens tasks are the pod's own. */}}
 {{- define "tollgate.cel.variable" -}}
 {{- if and .valueFrom .valueFrom.fieldRef -}}
 has(e.valueFrom)
@@ -77,6 +84,12 @@ has(e.value)
 && !e.value.contains("\\")
 && size(e.value) == size(variables.labels.join(",")) + 2
 && variables.labels.all(l, e.value.contains(l))
+{{- else if eq .name "TOLLGATE_TASK" -}}
+!has(e.valueFrom)
+&& (has(e.value) ? e.value : "") == variables.task
+{{- else if eq .name "TOLLGATE_ADMIN_USER" -}}
+!has(e.valueFrom)
+&& (has(e.value) ? e.value : "") == variables.orchestratorUser
 {{- else if eq .name "TOLLGATE_POD_WEAKNESSES" -}}
 has(e.value)
 && (e.value == "[]" ? variables.fenced : e.value.startsWith("[\""))

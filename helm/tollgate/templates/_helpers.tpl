@@ -73,6 +73,13 @@ seccompProfile:
 {{- if or (eq $native "true") (and (eq $native "auto") (semverCompare ">=1.29.0-0" .Capabilities.KubeVersion.Version)) }}true{{ end -}}
 {{- end -}}
 
+{{/* What proves the agents' identity. */}}
+{{- define "tollgate.identityKind" -}}
+{{- with .Values.sidecar.identity -}}
+{{- if .kind }}{{ .kind }}{{ else if or .spiffe.csiDriver .spiffe.hostPath }}spiffe{{ else if .token.enabled }}kubernetes{{ else }}static{{ end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The namespaces that never get a sidecar: there is none to break in them, and agents are not at home there. */}}
 {{- define "tollgate.namespaceSelector" -}}
 {{- $selector := deepCopy .Values.injector.namespaceSelector -}}
@@ -136,6 +143,24 @@ first one reaches pods that run. */}}
 {{- end -}}
 {{- if and .Values.sidecar.identity.spiffe.csiDriver .Values.sidecar.identity.spiffe.hostPath -}}
 {{- fail "sidecar.identity.spiffe: give either csiDriver or hostPath" -}}
+{{- end -}}
+{{- with .Values.sidecar.identity -}}
+{{- if and (eq .kind "spiffe") (not (or .spiffe.csiDriver .spiffe.hostPath)) -}}
+{{- fail "sidecar.identity.kind: spiffe needs spiffe.csiDriver or spiffe.hostPath" -}}
+{{- end -}}
+{{- if and (eq .kind "kubernetes") (not .token.enabled) -}}
+{{- fail "sidecar.identity.kind: kubernetes needs token.enabled" -}}
+{{- end -}}
+{{- $socket := printf "%s/" (trimSuffix "/" .spiffe.hostPath) -}}
+{{- range $.Values.agents.hostPaths -}}
+{{- $path := printf "%s/" (trimSuffix "/" .) -}}
+{{- if and (ne $socket "/") (or (hasPrefix $path $socket) (hasPrefix $socket $path)) -}}
+{{- fail (printf "agents.hostPaths: %s leads to the Workload API of sidecar.identity.spiffe.hostPath, which gives out the sidecar's identity" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.agents.orchestrators .Values.mutatingAdmissionPolicy.enabled -}}
+{{- fail "mutatingAdmissionPolicy.enabled: it gives no container the socket at which tasks are opened. Use the injector, or no agents.orchestrators" -}}
 {{- end -}}
 {{- if and (eq .Values.capture.mode "init") .Values.mutatingAdmissionPolicy.enabled .Values.agents.meshes -}}
 {{- fail "mutatingAdmissionPolicy.enabled: it can't tell a mesh's containers from the agent's. Use the injector, or no agents.meshes" -}}

@@ -104,6 +104,13 @@ env:
   - {name: TOLLGATE_{{ upper $name }}_PORT, value: {{ int $port | quote }}}
   {{- end }}
   - {name: TOLLGATE_LOG, value: {{ $v.sidecar.log | quote }}}
+  - {name: TOLLGATE_ADMIN, value: /run/tollgate/admin/admin.sock}
+  {{- if $v.agents.tasks }}
+  - {name: TOLLGATE_TASK, value: "cel:variables.task"}
+  {{- end }}
+  {{- if $v.agents.orchestrators }}
+  - {name: TOLLGATE_ADMIN_USER, value: "cel:variables.orchestratorUser"}
+  {{- end }}
   {{- if $spiffe }}
   - {name: SPIFFE_ENDPOINT_SOCKET, value: "unix:///run/spiffe/{{ $v.sidecar.identity.spiffe.socket }}"}
   {{- end }}
@@ -113,6 +120,7 @@ env:
 volumeMounts:
   - {name: tollgate-config, mountPath: /etc/tollgate/config, readOnly: true}
   - {name: tollgate-ca-key, mountPath: /run/tollgate/ca}
+  - {name: tollgate-admin, mountPath: /run/tollgate/admin}
   - {name: tollgate-ca, mountPath: /etc/tollgate/trust}
   - {name: tollgate-audit, mountPath: /var/log/tollgate}
   - {name: tollgate-policy, mountPath: /etc/tollgate/policy, readOnly: true}
@@ -139,6 +147,8 @@ volumeMounts:
 - name: tollgate-config
   configMap: {name: tollgate-config}
 - name: tollgate-ca-key
+  emptyDir: {medium: Memory, sizeLimit: 8Mi}
+- name: tollgate-admin
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
 - name: tollgate-ca
   emptyDir: {sizeLimit: 16Mi}

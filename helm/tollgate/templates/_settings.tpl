@@ -27,6 +27,8 @@ skip:
 permit:
   host_paths: {{ toJson (default list $v.agents.hostPaths) }}
   csi_drivers: {{ toJson (default list $v.agents.csiDrivers) }}
+  tasks: {{ $v.agents.tasks }}
+  orchestrators: {{ $v.agents.orchestrators }}
 agent:
   privileges: {{ $v.agents.privileges }}
   service_account_token: {{ $v.agents.serviceAccountToken }}
@@ -77,7 +79,8 @@ serve:
 {{- $_ := set $listen "transparent" "127.0.0.1:${TOLLGATE_TRANSPARENT_PORT}" -}}
 {{- $_ := set $listen "dns" "127.0.0.1:${TOLLGATE_DNS_PORT}" -}}
 {{- end -}}
-{{- $identity := dict "kind" "static" "id" "spiffe://${TOLLGATE_TRUST_DOMAIN}/ns/${TOLLGATE_POD_NAMESPACE}/sa/${TOLLGATE_SERVICE_ACCOUNT}" -}}
+{{- /* The id is what must be proven; where nothing proves it, it is taken as it is. */ -}}
+{{- $identity := dict "kind" (include "tollgate.identityKind" .root) "id" "spiffe://${TOLLGATE_TRUST_DOMAIN}/ns/${TOLLGATE_POD_NAMESPACE}/sa/${TOLLGATE_SERVICE_ACCOUNT}" -}}
 {{- $authority := dict "dir" "/run/tollgate/ca" "trust_bundle" "/etc/tollgate/trust/ca.pem" "java_trust_store" "/etc/tollgate/trust/truststore.jks" -}}
 {{- $config := dict
     "agent" (dict "identity" $identity)

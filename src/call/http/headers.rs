@@ -12,7 +12,8 @@ use http::{
 use super::path::METHOD_OVERRIDE;
 use crate::refusal::Refusal;
 
-/// Refuses a head whose fields frame the body in two ways, override the method, or reach an origin under another name.
+/// Refuses a head whose fields frame the body in two ways or call it two things, override the method, or reach an origin
+/// under another name.
 ///
 /// Bytes that no field may hold (line breaks, NUL) can't be in a [`HeaderMap`]; its types forbid them.
 pub(super) fn check(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -25,6 +26,9 @@ pub(super) fn check(headers: &HeaderMap) -> Result<(), Refusal> {
         if name.contains('_') && is_guarded(&name.replace('_', "-")) {
             return Err(Refusal::MalformedRequest("a header name has an underscore where a hyphen belongs"));
         }
+    }
+    if headers.get_all(CONTENT_TYPE).iter().nth(1).is_some() {
+        return Err(Refusal::MalformedRequest("the request has two Content-Type fields"));
     }
     check_framing(headers)
 }

@@ -5,6 +5,7 @@ mod cloud;
 mod github_app;
 mod mtls;
 mod oauth;
+mod registry_token;
 mod spiffe;
 mod vault;
 
@@ -19,9 +20,9 @@ use crate::{
     config::{
         document::{Document, Place},
         settings::{BasicUser, Credential, FileCredential, Placement},
-        values::SecretPlace,
+        values::{Day, Period, SecretPlace},
     },
-    credential::{self, Declaration, SecretValue, Source, file::Register},
+    credential::{self, Declaration, SecretValue, Source, exception::Exception, file::Register},
 };
 
 /// Settles each credential on its own and hides all of them. Read as a tagged enum, a problem would lose its place.
@@ -45,31 +46,20 @@ fn settle_one(document: &mut Document, place: &Place) -> Option<Credential> {
     let kind_place = place.key("kind");
     let Some(kind) = document.text(&kind_place) else {
         if document.wrote(&kind_place) || document.settle::<BTreeMap<String, Value>>(place).is_some() {
-            document.report(&kind_place, format!("expected the name of a kind: {KINDS}"));
+            document.report(&kind_place, format!("expected the name of a kind: {}", kinds()));
         }
         return None;
     };
-    let settle: fn(&mut Document, &Place) -> Option<Credential> = match kind.as_str() {
-        "file" => |document, place| document.settle(place).map(Credential::File),
-        "oauth_client_credentials" => |document, place| document.settle(place).map(Credential::OauthClientCredentials),
-        "oauth_token_exchange" => |document, place| document.settle(place).map(Credential::OauthTokenExchange),
-        "oauth_jwt_bearer" => |document, place| document.settle(place).map(Credential::OauthJwtBearer),
-        "id_jag" => |document, place| document.settle(place).map(Credential::IdJag),
-        "vault" => |document, place| document.settle(place).map(Credential::Vault),
-        "aws" => |document, place| document.settle(place).map(Credential::Aws),
-        "gcp" => |document, place| document.settle(place).map(Credential::Gcp),
-        "azure" => |document, place| document.settle(place).map(Credential::Azure),
-        "github_app" => |document, place| document.settle(place).map(Credential::GithubApp),
-        "kubernetes" => |document, place| document.settle(place).map(Credential::Kubernetes),
-        "spiffe_jwt" => |document, place| document.settle(place).map(Credential::SpiffeJwt),
-        "spiffe_x509" => |document, place| document.settle(place).map(Credential::SpiffeX509),
-        "mtls" => |document, place| document.settle(place).map(Credential::Mtls),
-        _ => {
-            document.report(&kind_place, format!("unknown kind; expected one of {KINDS}"));
-            return None;
-        }
+    let Some((_, settle)) = KINDS.iter().find(|(name, _)| *name == kind) else {
+        document.report(&kind_place, format!("unknown kind; expected one of {}", kinds()));
+        return None;
     };
     document.hide(&kind_place);
+    let per_call = place.key("per_call");
+    if FOUND.contains(&kind.as_str()) && document.wrote(&per_call) {
+        document.report(&per_call, NOT_MINTED);
+        document.hide(&per_call);
+    }
     settle(document, place)
 }
 
@@ -84,7 +74,11 @@ pub(super) fn declarations(
         if let Err(message) = super::destinations::name(name) {
             check.document.report(&place, message);
         }
-        declarations.insert(name.clone(), Arc::new(declaration(check, &place, name, credential)));
+        let declaration = declaration(check, &place, name, credential);
+        if declaration.per_call && !declaration.source.minted() {
+            check.document.report(&place.key("per_call"), NOT_MINTED);
+        }
+        declarations.insert(name.clone(), Arc::new(declaration));
     }
     declarations
 }
@@ -96,9 +90,10 @@ fn declaration(check: &mut Check<'_>, place: &Place, name: &str, credential: &Cr
         Credential::Aws(it) => {
             let (source, placement) = aws::aws(check, place, it);
             let max_ttl = check.positive(&place.key("max_ttl"), it.max_ttl);
-            return Declaration { name: name.into(), source, placement, max_ttl };
+            return Declaration { name: name.into(), source, placement, max_ttl, per_call: it.per_call };
         }
-        Credential::File(it) => (from_file(check, place, it), (&it.placement, it.max_ttl)),
+        // It stands until the exception ends.
+        Credential::File(it) => (from_file(check, place, it), (&it.placement, Period(Duration::MAX))),
         Credential::OauthClientCredentials(it) => {
             (oauth::client_credentials(check, place, it), (&it.placement, it.max_ttl))
         }
@@ -110,6 +105,10 @@ fn declaration(check: &mut Check<'_>, place: &Place, name: &str, credential: &Cr
         Credential::Azure(it) => (cloud::azure(check, place, it), (&it.placement, it.max_ttl)),
         Credential::GithubApp(it) => (github_app::github_app(check, place, it), (&it.placement, it.max_ttl)),
         Credential::Kubernetes(it) => (cloud::kubernetes(check, place, it), (&it.placement, it.max_ttl)),
+        // Registries take their tokens in one place only.
+        Credential::RegistryToken(it) => {
+            (registry_token::registry_token(check, place, it), (&Placement::Bearer, it.max_ttl))
+        }
         Credential::SpiffeJwt(it) => (spiffe::jwt(check, place, it), (&it.placement, it.max_ttl)),
     };
     let placement = match &source {
@@ -120,7 +119,7 @@ fn declaration(check: &mut Check<'_>, place: &Place, name: &str, credential: &Cr
         check.document.report(&place.key("as").key("basic"), "expected the name of a user; only vault makes one");
     }
     let max_ttl = check.positive(&place.key("max_ttl"), max_ttl);
-    Declaration { name: name.into(), source, placement, max_ttl }
+    Declaration { name: name.into(), source, placement, max_ttl, per_call: credential.per_call() }
 }
 
 /// A URL that paths are put behind; this one where none was written.
@@ -135,7 +134,8 @@ fn base_url(check: &mut Check<'_>, place: &Place, written: Option<&str>, usual: 
 
 /// A certificate, which ends when it ends.
 fn certificate(name: &str, source: Source) -> Declaration {
-    Declaration { name: name.into(), source, placement: credential::Placement::Certificate, max_ttl: Duration::MAX }
+    let placement = credential::Placement::Certificate;
+    Declaration { name: name.into(), source, placement, max_ttl: Duration::MAX, per_call: false }
 }
 
 fn from_file(check: &mut Check<'_>, place: &Place, written: &FileCredential) -> Source {
@@ -146,14 +146,18 @@ fn from_file(check: &mut Check<'_>, place: &Place, written: &FileCredential) -> 
             Default::default()
         }
     };
-    let expires = written.expires.and_then(|day| {
+    Source::File(Register { file, exception: exception(check, place, written.owner.as_deref(), written.expires) })
+}
+
+fn exception(check: &mut Check<'_>, place: &Place, owner: Option<&str>, expires: Option<Day>) -> Exception {
+    let expires = expires.and_then(|day| {
         let end = day.end();
         if end.is_none() {
             check.document.report(&place.key("expires"), "too far in the future");
         }
         end
     });
-    Source::File(Register { file, owner: check.required(&place.key("owner"), written.owner.as_deref()), expires })
+    Exception { owner: check.required(&place.key("owner"), owner), expires }
 }
 
 fn secret(check: &mut Check<'_>, place: &Place, written: Option<&SecretPlace>) -> credential::SecretPlace {
@@ -165,7 +169,11 @@ fn secret(check: &mut Check<'_>, place: &Place, written: Option<&SecretPlace>) -
         }
         Some(SecretPlace::File(path)) => credential::SecretPlace::File(check.path(&place.key("file"), path)),
         Some(SecretPlace::Env(name)) => match check.variable(name) {
-            Some(value) => credential::SecretPlace::Value(SecretValue(Zeroizing::new(value))),
+            Some(value) => {
+                let value = SecretValue(Zeroizing::new(value));
+                check.secrets.push(value.clone());
+                credential::SecretPlace::Value(value)
+            }
             None => {
                 check.document.report(&place.key("env"), format!("environment variable {name} is not set"));
                 nowhere
@@ -229,8 +237,38 @@ fn is_loopback(host: &str) -> bool {
     bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-const KINDS: &str = "file, vault, oauth_client_credentials, oauth_token_exchange, oauth_jwt_bearer, id_jag, aws, gcp, \
-                     azure, github_app, kubernetes, spiffe_jwt, spiffe_x509 or mtls";
+/// All kinds, as a problem tells them.
+fn kinds() -> String {
+    let names: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
+    let (last, others) = names.split_last().expect("there are kinds");
+    format!("{} or {last}", others.join(", "))
+}
+
+/// Settles one credential as what its kind is written like.
+type Settle = fn(&mut Document, &Place) -> Option<Credential>;
+
+/// Each kind that can be written.
+const KINDS: [(&str, Settle); 15] = [
+    ("file", |document, place| document.settle(place).map(Credential::File)),
+    ("vault", |document, place| document.settle(place).map(Credential::Vault)),
+    ("oauth_client_credentials", |document, place| document.settle(place).map(Credential::OauthClientCredentials)),
+    ("oauth_token_exchange", |document, place| document.settle(place).map(Credential::OauthTokenExchange)),
+    ("oauth_jwt_bearer", |document, place| document.settle(place).map(Credential::OauthJwtBearer)),
+    ("id_jag", |document, place| document.settle(place).map(Credential::IdJag)),
+    ("aws", |document, place| document.settle(place).map(Credential::Aws)),
+    ("gcp", |document, place| document.settle(place).map(Credential::Gcp)),
+    ("azure", |document, place| document.settle(place).map(Credential::Azure)),
+    ("github_app", |document, place| document.settle(place).map(Credential::GithubApp)),
+    ("kubernetes", |document, place| document.settle(place).map(Credential::Kubernetes)),
+    ("registry_token", |document, place| document.settle(place).map(Credential::RegistryToken)),
+    ("spiffe_jwt", |document, place| document.settle(place).map(Credential::SpiffeJwt)),
+    ("spiffe_x509", |document, place| document.settle(place).map(Credential::SpiffeX509)),
+    ("mtls", |document, place| document.settle(place).map(Credential::Mtls)),
+];
+
+/// The kinds that take what is there: nothing is minted for them.
+const FOUND: [&str; 4] = ["file", "spiffe_jwt", "spiffe_x509", "mtls"];
+const NOT_MINTED: &str = "nothing is minted for this credential, so there is nothing that a call could have alone";
 
 /// Headers that frame a message or belong to one connection; a credential there would change what is sent where.
 const FRAMING: [&str; 11] = [
@@ -246,3 +284,29 @@ const FRAMING: [&str; 11] = [
     "proxy-authorization",
     "expect",
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_of_the_schema_settles_as_itself() {
+        let known: BTreeSet<&str> = KINDS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(known.len(), KINDS.len(), "a kind stands there twice");
+        let schema = schemars::schema_for!(Credential).to_value();
+        let variants = schema["oneOf"].as_array().expect("a schema for each variant").iter();
+        let of = |variant: &Value| variant["properties"]["kind"]["const"].as_str().expect("it is tagged").to_owned();
+        let documented: BTreeSet<String> = variants.map(of).collect();
+        assert!(documented.iter().map(String::as_str).eq(known), "{documented:?}");
+        for kind in documented {
+            let text = format!("credentials: {{it: {{kind: {kind}}}}}");
+            let mut document = Document::read(&text, "f", &|_| None).expect("it is YAML");
+            let settled = settle(&mut document);
+            let credential = settled.get("it").unwrap_or_else(|| panic!("{kind} does not settle"));
+            let written = serde_json::to_value(credential).expect("it can be written");
+            assert_eq!(written["kind"], kind);
+        }
+    }
+}

@@ -2,8 +2,10 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    config::{HostPattern, Otlp, OtlpProtocol, Protocol, document::LONGEST_FILE},
-    credential::{Placement, SecretPlace, Source, file::Register, oauth::authentication::Authentication},
+    config::{HostPattern, Otlp, OtlpProtocol, Protocol, StaticTask, Tasks, document::LONGEST_FILE},
+    credential::{
+        Placement, SecretPlace, Source, exception::Exception, file::Register, oauth::authentication::Authentication,
+    },
 };
 
 fn parse_with(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
@@ -181,8 +183,9 @@ fn credentials_are_made_ready() {
     let config = parse_with(&text, &[("CLIENT_SECRET", "s3cr3t-value")]).unwrap();
     let legacy = &config.credentials["legacy"];
     assert_eq!(legacy.placement, Placement::Header(http::HeaderName::from_static("x-api-key")));
-    assert_eq!(legacy.max_ttl, Duration::from_secs(900));
-    let Source::File(Register { file, owner, expires }) = &legacy.source else { panic!("{legacy:?}") };
+    let Source::File(Register { file, exception: Exception { owner, expires } }) = &legacy.source else {
+        panic!("{legacy:?}")
+    };
     assert_eq!((file.as_path(), owner.as_str()), (Path::new("/etc/tollgate/secrets/legacy"), "team-x"));
     assert_eq!(*expires, Some(std::time::UNIX_EPOCH + Duration::from_secs(1_801_440_000)));
     let api = &config.credentials["api"];
@@ -192,6 +195,7 @@ fn credentials_are_made_ready() {
         panic!("{api:?}")
     };
     assert_eq!(secret.0.as_str(), "s3cr3t-value");
+    assert_eq!(config.environment_secrets, std::slice::from_ref(secret));
     assert!(!format!("{config:?}").contains("s3cr3t"));
 }
 
@@ -221,7 +225,7 @@ destinations:
     credential: legacy
   bytes: {hosts: [b.example], tls: passthrough, credential: legacy}
 credentials:
-  legacy: {kind: file, as: {header: Host}, max_ttl: 0s, expries: 2027-01-31}
+  legacy: {kind: file, as: {header: Host}, expries: 2027-01-31}
   inline:
     kind: oauth_client_credentials
     token_endpoint: http://issuer/token
@@ -265,12 +269,11 @@ limits: {connections: 0, header_bytes: 1KiB, inspect_bytes: 64MiB, json_depth: 1
     f:24: credentials.legacy.file: is required
     f:24: credentials.legacy.owner: is required
     f:24: credentials.legacy.as.header: this header belongs to the connection, not to a credential
-    f:24: credentials.legacy.max_ttl: expected more than 0
     f:27: credentials.inline.token_endpoint: expected https; http only to a loopback address such as 127.0.0.1
     f:28: credentials.inline.client.secret: expected `{file: PATH}` or `{env: NAME}`; a secret itself never stands in the configuration
     f:29: credentials.inline.scopes[0]: not a scope (RFC 6749 section 3.3)
-    f:30: credentials.nameless.kind: expected the name of a kind: file, vault, oauth_client_credentials, oauth_token_exchange, oauth_jwt_bearer, id_jag, aws, gcp, azure, github_app, kubernetes, spiffe_jwt, spiffe_x509 or mtls
-    f:31: credentials.strange.kind: unknown kind; expected one of file, vault, oauth_client_credentials, oauth_token_exchange, oauth_jwt_bearer, id_jag, aws, gcp, azure, github_app, kubernetes, spiffe_jwt, spiffe_x509 or mtls
+    f:30: credentials.nameless.kind: expected the name of a kind: file, vault, oauth_client_credentials, oauth_token_exchange, oauth_jwt_bearer, id_jag, aws, gcp, azure, github_app, kubernetes, registry_token, spiffe_jwt, spiffe_x509 or mtls
+    f:31: credentials.strange.kind: unknown kind; expected one of file, vault, oauth_client_credentials, oauth_token_exchange, oauth_jwt_bearer, id_jag, aws, gcp, azure, github_app, kubernetes, registry_token, spiffe_jwt, spiffe_x509 or mtls
     f:32: policy.budget: expected a duration such as `10ms`, `30s`, `15m` or `1h`
     f:32: policy.decision: expected the path of a rule below `data`, such as `tollgate/decision`
     f:32: policy.cache.ttl: expected more than 0
@@ -346,6 +349,39 @@ fn issuers_are_asked_over_https_or_on_loopback() {
         assert_eq!(found.is_empty(), good, "{url}: {found}");
         assert!(!found.contains("pass"), "{found}");
     }
+}
+
+#[test]
+fn only_what_is_minted_can_be_of_one_call() {
+    let vault = "kind: vault, address: 'https://bao:8200', auth: {jwt: {role: agent}}";
+    let kubernetes = "kind: kubernetes, audience: a, token: {file: t}";
+    for (credential, good) in [
+        ("kind: oauth_client_credentials, token_endpoint: 'https://x', client: {id: x, secret: {file: s}}", true),
+        ("kind: github_app, app_id: '1', installation_id: '2', private_key: {file: k}", true),
+        (&*format!("{vault}, secret: database/creds/x, field: password"), true),
+        (&*format!("{vault}, secret: kv/data/x, field: token"), false),
+        (&*format!("{kubernetes}, server: 'https://k', service_account: {{namespace: a, name: r}}"), true),
+        (kubernetes, false),
+        ("kind: file, file: f, owner: team-x", false),
+        ("kind: mtls, certificate: {file: c}, key: {file: k}, owner: team-x", false),
+        ("kind: spiffe_jwt, audience: a", false),
+        ("kind: spiffe_x509", false),
+    ] {
+        let problem = if good {
+            ""
+        } else {
+            "f:2: credentials.x.per_call: nothing is minted for this credential, so there is nothing that a call could \
+             have alone"
+        };
+        let found = problems(&format!("credentials: {{x: {{{credential}, per_call: true}}}}\n"));
+        assert_eq!(found.lines().next().unwrap_or_default(), problem, "{credential}");
+        assert_eq!(found.is_empty(), good, "{credential}");
+    }
+    let written = "credentials: {x: {kind: github_app, app_id: '1', installation_id: '2', private_key: {file: k}, \
+                   per_call: 5}}\n";
+    assert_eq!(problems(written), "f:2: credentials.x.per_call: expected true or false, found integer `5`");
+    let config = parse_with(&format!("{AGENT}{}", written.replace('5', "true")), &[]).unwrap();
+    assert!(config.credentials["x"].per_call);
 }
 
 #[test]

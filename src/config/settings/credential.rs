@@ -5,6 +5,7 @@ mod cloud;
 mod github_app;
 mod mtls;
 mod oauth;
+mod registry_token;
 mod spiffe;
 mod vault;
 
@@ -21,6 +22,7 @@ pub use mtls::Mtls;
 pub use oauth::{
     ClientAssertion, IdentityProvider, Oauth, OauthClient, OauthToken, RequestedType, SecretMethod, ShownType,
 };
+pub use registry_token::RegistryToken;
 pub use spiffe::{SpiffeJwt, SpiffeX509};
 pub use vault::{
     VaultAlgorithm, VaultAppRole, VaultAuth, VaultCertificate, VaultCredential, VaultJwt, VaultKubernetes,
@@ -53,6 +55,8 @@ pub enum Credential {
     Azure(Azure),
     /// A token of a Kubernetes service account.
     Kubernetes(Kubernetes),
+    /// A container registry's token, for the repository and the action of each call.
+    RegistryToken(RegistryToken),
     /// A JWT-SVID of the agent's own identity.
     SpiffeJwt(SpiffeJwt),
     /// The X.509-SVID of the agent's own identity, as a client certificate.
@@ -76,9 +80,6 @@ pub struct FileCredential {
     pub owner: Option<String>,
     /// The last day, in UTC, on which it is used. Example: `2027-01-31`.
     pub expires: Option<Day>,
-    /// The longest time that one reading of the file is used. Example: `15m`.
-    #[serde(default = "max_ttl")]
-    pub max_ttl: Period,
 }
 
 /// How a credential goes onto a request.
@@ -112,23 +113,21 @@ pub enum BasicUser {
 }
 
 impl Credential {
-    /// The kind as it is written.
-    pub fn kind(&self) -> &'static str {
+    /// Whether each call has one of its own.
+    pub fn per_call(&self) -> bool {
         match self {
-            Self::File(_) => "file",
-            Self::OauthClientCredentials(_) => "oauth_client_credentials",
-            Self::GithubApp(_) => "github_app",
-            Self::Vault(_) => "vault",
-            Self::OauthTokenExchange(_) => "oauth_token_exchange",
-            Self::OauthJwtBearer(_) => "oauth_jwt_bearer",
-            Self::IdJag(_) => "id_jag",
-            Self::Aws(_) => "aws",
-            Self::Gcp(_) => "gcp",
-            Self::Azure(_) => "azure",
-            Self::Kubernetes(_) => "kubernetes",
-            Self::SpiffeJwt(_) => "spiffe_jwt",
-            Self::SpiffeX509(_) => "spiffe_x509",
-            Self::Mtls(_) => "mtls",
+            Self::File(_) | Self::SpiffeJwt(_) | Self::SpiffeX509(_) | Self::Mtls(_) => false,
+            Self::OauthClientCredentials(it)
+            | Self::OauthTokenExchange(it)
+            | Self::OauthJwtBearer(it)
+            | Self::IdJag(it) => it.per_call,
+            Self::GithubApp(it) => it.per_call,
+            Self::Vault(it) => it.per_call,
+            Self::Aws(it) => it.per_call,
+            Self::Gcp(it) => it.per_call,
+            Self::Azure(it) => it.per_call,
+            Self::Kubernetes(it) => it.per_call,
+            Self::RegistryToken(it) => it.per_call,
         }
     }
 }
@@ -143,12 +142,11 @@ mod tests {
 
     #[test]
     fn a_credential_is_read_and_written_by_its_kind() {
-        let text =
-            r#"{"kind":"file","file":"/x","as":{"basic":"u"},"owner":"t","expires":"2027-01-31","max_ttl":"15m"}"#;
+        let text = r#"{"kind":"file","file":"/x","as":{"basic":"u"},"owner":"t","expires":"2027-01-31"}"#;
         let credential: Credential = serde_json::from_str(text).unwrap();
-        assert_eq!(credential.kind(), "file");
+        assert!(matches!(credential, Credential::File(_)));
         assert_eq!(serde_json::to_string(&credential).unwrap(), text);
         let later: Credential = serde_json::from_str(r#"{"kind":"vault","address":"x"}"#).unwrap();
-        assert_eq!(later.kind(), "vault");
+        assert!(matches!(later, Credential::Vault(_)));
     }
 }

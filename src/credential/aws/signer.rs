@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 use super::{
-    super::{Failure, Onto, sensitive},
+    super::{Failure, Onto, reply, sensitive},
     claim::Algorithm,
     scope::{CONTENT_SHA256, Payload, Signing},
     sigv4::{Scope, Signable, payload_hash},
@@ -34,8 +34,7 @@ impl Signer {
     /// Keys as STS gave them. What can't stand in a header is refused.
     pub(in crate::credential) fn new(access_key: &str, secret_key: &str, token: &str) -> Result<Self, Failure> {
         let plain = !access_key.is_empty() && access_key.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let graphic = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if !plain || !graphic(secret_key) || !graphic(token) {
+        if !plain || !reply::is_token(secret_key) || !reply::is_token(token) {
             return Err(Failure::malformed("the keys are empty or hold characters that they must not"));
         }
         let mut key = Zeroizing::new(String::with_capacity(4 + secret_key.len()));

@@ -1,11 +1,12 @@
 use super::{
     super::{
-        SecretValue,
+        SecretPlace, SecretValue,
         endpoint::{Endpoint, Reply},
         testing::Scene,
     },
     *,
 };
+use jiff::Timestamp;
 
 const QUARTER: Duration = Duration::from_secs(900);
 
@@ -13,7 +14,7 @@ fn source(endpoint: &Endpoint) -> AssumeRole {
     AssumeRole {
         sts_endpoint: endpoint.url(),
         role_arn: "arn:aws:iam::123456789012:role/team/agent".into(),
-        web_identity: WebIdentity::Token(SecretPlace::Value(SecretValue(Zeroizing::new("to.k+en".into())))),
+        web_identity: Assertion::At(SecretPlace::Value(SecretValue(Zeroizing::new("to.k+en".into())))),
         session_policy: Some(r#"{"Statement":[]}"#.into()),
     }
 }
@@ -100,7 +101,6 @@ async fn an_answer_that_is_not_exactly_right_is_refused() {
     let table = [
         String::new(),
         "{}".to_owned(),
-        document("secret", 0, ARN),
         document("secret", 900, "arn:aws:sts::123456789012:assumed-role/admin/task-1"),
         document("secret", 900, "arn:aws:sts::123456789012:assumed-role/agent/task-2"),
         right.replace("<SecretAccessKey>secret</SecretAccessKey>", ""),
@@ -124,14 +124,14 @@ async fn an_answer_that_is_not_exactly_right_is_refused() {
 async fn a_status_says_who_is_at_fault_and_only_known_errors_are_told() {
     use CredentialRefusal::{Malformed, Rejected, Unavailable};
     let table = [
-        (403, "AccessDenied", Rejected, "STS answered 403 AccessDenied"),
-        (400, "ExpiredTokenException", Rejected, "STS answered 400 ExpiredTokenException"),
-        (400, "IDPCommunicationError", Unavailable, "STS answered 400 IDPCommunicationError"),
-        (400, "Throttling", Unavailable, "STS answered 400 Throttling"),
-        (400, "canary", Rejected, "STS answered 400"),
-        (429, "canary", Unavailable, "STS answered 429"),
-        (503, "canary", Unavailable, "STS answered 503"),
-        (302, "canary", Malformed, "STS answered 302"),
+        (403, "AccessDenied", Rejected, "the issuer answered 403: AccessDenied"),
+        (400, "ExpiredTokenException", Rejected, "the issuer answered 400: ExpiredTokenException"),
+        (400, "IDPCommunicationError", Unavailable, "the issuer answered 400: IDPCommunicationError"),
+        (400, "Throttling", Unavailable, "the issuer answered 400: Throttling"),
+        (400, "canary", Rejected, "the issuer answered 400"),
+        (429, "canary", Unavailable, "the issuer answered 429"),
+        (503, "canary", Unavailable, "the issuer answered 503"),
+        (302, "canary", Malformed, "the issuer answered 302"),
     ];
     for (status, code, refusal, detail) in table {
         let text =
@@ -145,11 +145,11 @@ async fn a_status_says_who_is_at_fault_and_only_known_errors_are_told() {
 #[tokio::test]
 async fn an_agent_that_can_prove_nothing_gets_no_keys() {
     let endpoint = answering(document("secret", 900, ARN)).await;
-    let source = AssumeRole { web_identity: WebIdentity::Agent("sts.amazonaws.com".into()), ..source(&endpoint) };
+    let source = AssumeRole { web_identity: Assertion::Identity("sts.amazonaws.com".into()), ..source(&endpoint) };
     let scene = Scene::new();
     let failure = source.mint(&scene.asking(&[], QUARTER)).await.err().unwrap().failure;
-    assert_eq!(failure.refusal, CredentialRefusal::Rejected);
-    assert!(failure.detail.starts_with("web identity token: ") && failure.detail.contains("spiffe or kubernetes"));
+    assert_eq!(failure.refusal, CredentialRefusal::Misconfigured);
+    assert!(failure.detail.starts_with("web identity: ") && failure.detail.contains("spiffe or kubernetes"));
     assert!(endpoint.seen().is_empty());
 }
 

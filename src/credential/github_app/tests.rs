@@ -62,7 +62,7 @@ async fn without_a_choice_all_that_is_declared_is_asked_for() {
     let wanted = app.wanted(&all).unwrap();
     assert_eq!(wanted.permissions, BTreeMap::from([("contents", Level::Read), ("issues", Level::Write)]));
     assert_eq!(app.wanted(&["issues:read"]).unwrap().repositories, ["shop"], "repositories stay narrow");
-    assert_eq!(app.wanted(&["repository:shop"]).unwrap_err().refusal, CredentialRefusal::Rejected);
+    assert_eq!(app.wanted(&["repository:shop"]).unwrap_err().refusal, CredentialRefusal::Misconfigured);
 }
 
 #[tokio::test]

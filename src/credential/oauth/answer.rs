@@ -1,11 +1,16 @@
 //! What an issuer gave, held against what it was asked for.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use serde::{Deserialize, Deserializer};
+use http::StatusCode;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -16,6 +21,7 @@ use crate::{
         client::Answer,
         jose::Unverified,
         mint::{Handle, Life, Minted, Secret, Unusable},
+        reply,
     },
     refusal::CredentialRefusal,
 };
@@ -35,7 +41,7 @@ pub(super) struct Expected<'a> {
 /// A successful answer (RFC 6749 section 5.1, RFC 8693 section 2.2). What else it says is ignored, as the standard asks.
 #[derive(Deserialize)]
 pub(super) struct Granted {
-    #[serde(deserialize_with = "wiped")]
+    #[serde(deserialize_with = "reply::wiped_or_empty")]
     pub(super) access_token: Zeroizing<String>,
     #[serde(default)]
     token_type: String,
@@ -45,17 +51,41 @@ pub(super) struct Granted {
     scope: Option<String>,
     authorization_details: Option<Value>,
     /// Read only to be wiped: nothing here outlives its access token.
-    #[serde(default, rename = "refresh_token", deserialize_with = "wiped")]
+    #[serde(default, rename = "refresh_token", deserialize_with = "reply::wiped_or_empty")]
     _refresh_token: Zeroizing<String>,
 }
 
 pub(super) fn read(answer: &Answer) -> Result<Granted, Failure> {
-    // The decoder would take an array for the fields in their order.
-    if answer.body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Failure::malformed("the answer is not a JSON object"));
+    reply::object(answer, StatusCode::OK)
+}
+
+/// The token of an answer that can't be read as a whole: whatever was given has to be ended. Of several, the last.
+pub(super) fn token(answer: &Answer) -> Option<Zeroizing<String>> {
+    struct Lenient<'t>(&'t mut Option<Zeroizing<String>>);
+
+    impl<'de> Visitor<'de> for Lenient<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, mut members: M) -> Result<(), M::Error> {
+            while let Some(name) = members.next_key::<String>()? {
+                if name == "access_token" {
+                    *self.0 = Some(Zeroizing::new(members.next_value()?));
+                } else {
+                    members.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(())
+        }
     }
-    // The decoder's own message could quote the answer.
-    serde_json::from_slice(&answer.body).map_err(|_| Failure::malformed("the answer is not a token response"))
+
+    let mut token = None;
+    // What was read before the fault counts.
+    let _ = serde_json::Deserializer::from_slice(&answer.body).deserialize_map(Lenient(&mut token));
+    token.filter(|token: &Zeroizing<String>| !token.is_empty())
 }
 
 impl Granted {
@@ -120,7 +150,7 @@ impl Granted {
     }
 
     fn whole(&self) -> Result<(), Failure> {
-        match !self.access_token.is_empty() && self.access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        match reply::is_token(&self.access_token) {
             true => Ok(()),
             false => Err(Failure::malformed("`access_token` is empty or holds characters that it must not")),
         }
@@ -146,7 +176,7 @@ impl Granted {
             _ => return Err(Failure::malformed("`expires_in` is missing or not a positive integer")),
         };
         match life > longest {
-            true => Err(outlives(&format!("{life:?}"), longest)),
+            true => Err(reply::outlives(life, longest)),
             false => Ok(life),
         }
     }
@@ -177,11 +207,9 @@ fn claims_fault(token: &Unverified, expected: &Expected<'_>) -> Result<(), Failu
             return Err(exceeded("the token is not for the audience that was asked for"));
         }
     }
-    let latest = SystemTime::now().checked_add(expected.longest + SKEW);
-    if let (Some(ends), Some(latest)) = (token.expires_at(), latest)
-        && ends > latest
-    {
-        return Err(outlives("longer than `expires_in` says", expected.longest));
+    let left = token.expires_at().map(|ends| ends.duration_since(SystemTime::now()).unwrap_or_default());
+    if let Some(left) = left.filter(|left| *left > expected.longest.saturating_add(reply::SKEW)) {
+        return Err(reply::outlives(left, expected.longest).about("longer than `expires_in` says"));
     }
     for name in ["scope", "scp"] {
         let fits = match token.claims.get(name) {
@@ -208,17 +236,5 @@ fn exceeded(detail: &str) -> Failure {
     Failure::new(CredentialRefusal::ScopeExceeded, detail)
 }
 
-fn outlives(life: &str, longest: Duration) -> Failure {
-    let detail = format!("the token lives {life}, allowed are {longest:?}");
-    Failure::new(CredentialRefusal::LifetimeExceeded, detail)
-}
-
-fn wiped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Zeroizing<String>, D::Error> {
-    Ok(Zeroizing::new(Option::<String>::deserialize(deserializer)?.unwrap_or_default()))
-}
-
 /// The type of what is no access token (RFC 8693 section 2.2.1).
 const NOT_APPLICABLE: &str = "N_A";
-
-/// By how much the issuer's clock may be ahead of ours.
-const SKEW: Duration = Duration::from_secs(60);

@@ -6,8 +6,8 @@ use http::HeaderValue;
 use percent_encoding::utf8_percent_encode;
 use zeroize::Zeroizing;
 
-use super::{Fields, shown};
-use crate::credential::{Failure, SecretPlace, UNRESERVED, basic_pair, mint::Tools, sensitive};
+use super::Fields;
+use crate::credential::{Failure, SecretPlace, UNRESERVED, assertion, basic_pair, mint::Tools, sensitive};
 
 /// A client of an issuer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,15 +41,6 @@ pub enum Authentication {
 }
 
 impl Client {
-    pub(super) fn secret(&self) -> Option<&SecretPlace> {
-        match &self.authentication {
-            Authentication::Basic(place)
-            | Authentication::Post(place)
-            | Authentication::PrivateKey { key: place, .. } => Some(place),
-            Authentication::Spiffe | Authentication::Identity => None,
-        }
-    }
-
     /// What goes along with one request: the header, where it is one, and more fields.
     pub(super) async fn prove(&self, tools: &Tools, audience: &str) -> Result<(Option<HeaderValue>, Fields), Failure> {
         let mut fields = Fields(Vec::with_capacity(3));
@@ -61,11 +52,15 @@ impl Client {
             }
             Authentication::PrivateKey { key, key_id } => {
                 let names = (self.id.as_str(), self.id.as_str());
-                let assertion = shown::assertion(key, key_id.as_deref(), names, audience).await;
-                self.assert(&mut fields, JWT_BEARER, assertion.map_err(|failure| failure.about("client"))?);
+                let signed = assertion::signed(key, key_id.as_deref(), names, audience).await;
+                self.assert(&mut fields, JWT_BEARER, signed.map_err(|failure| failure.about("client"))?);
             }
-            Authentication::Spiffe => self.assert(&mut fields, JWT_SPIFFE, shown::identity(tools, audience).await?),
-            Authentication::Identity => self.assert(&mut fields, JWT_BEARER, shown::identity(tools, audience).await?),
+            Authentication::Spiffe => {
+                self.assert(&mut fields, JWT_SPIFFE, assertion::identity(tools, audience).await?);
+            }
+            Authentication::Identity => {
+                self.assert(&mut fields, JWT_BEARER, assertion::identity(tools, audience).await?);
+            }
         }
         Ok((None, fields))
     }

@@ -8,7 +8,7 @@ use super::{
     server::Server,
     shown::{TokenType, Typed},
 };
-use crate::credential::{Failure, SecretPlace, mint::Asking};
+use crate::credential::{Failure, mint::Asking};
 
 /// What gives the assertion.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,32 +22,30 @@ pub struct IdJag {
 }
 
 impl IdJag {
-    pub(super) fn own_secrets(&self) -> Vec<&SecretPlace> {
-        self.provider.client.secret().into_iter().chain(self.subject.shown.secret()).collect()
-    }
-
     /// The assertion: good for one use by one client at one issuer. Anything else that is given is not passed on.
     pub(super) async fn assertion(&self, asking: &Asking<'_>, whole: &Oauth) -> Result<Zeroizing<String>, Failure> {
         let mut fields = Fields::of(TOKEN_EXCHANGE);
         fields.add("requested_token_type", TokenType::IdJag.urn());
         whole.target.ask(&mut fields, asking.scopes, Some(&self.audience));
-        let subject = self.subject.shown.read(asking.tools, &self.provider).await;
+        let subject = self.subject.shown.read(asking.tools).await;
         fields.take("subject_token", subject.map_err(|failure| failure.about("subject"))?);
         fields.add("subject_token_type", self.subject.token_type.urn());
         let answer = self.provider.ask(asking.tools, &fields, None).await;
-        let granted = answer::read(&answer.map_err(|failure| failure.about(FIRST))?);
-        let granted = granted.map_err(|failure| failure.about(FIRST))?;
-        match granted.assertion_fault(&self.audience, &whole.server.client.id, asking.scopes) {
-            Ok(()) => Ok(granted.access_token),
-            Err(failure) => {
-                // Only the one who gave it can end it, and that is not who the store would ask.
-                if self.provider.revocable() && self.provider.revoke(asking.tools, &granted.access_token).await.is_err()
-                {
-                    return Err(failure.about("identity provider, and what it gave could not be revoked"));
-                }
-                Err(failure.about(FIRST))
-            }
+        let answer = answer.map_err(|failure| failure.about(FIRST))?;
+        let (given, failure) = match answer::read(&answer) {
+            Ok(granted) => match granted.assertion_fault(&self.audience, &whole.server.client.id, asking.scopes) {
+                Ok(()) => return Ok(granted.access_token),
+                Err(failure) => (Some(granted.access_token), failure),
+            },
+            Err(failure) => (answer::token(&answer), failure),
+        };
+        // Only the one who gave it can end it, and that is not who the store would ask.
+        if let Some(given) = given.filter(|_| self.provider.revocable())
+            && self.provider.revoke(asking.tools, &given).await.is_err()
+        {
+            return Err(failure.about("identity provider, and what it gave could not be revoked"));
         }
+        Err(failure.about(FIRST))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     credential::{
         Failure,
         client::{Answer, Client, checked},
+        reply,
     },
     refusal::CredentialRefusal,
 };
@@ -101,18 +102,7 @@ async fn fetch(client: &Client, issuer: &str) -> Result<Found, Failure> {
     if answer.status.is_client_error() && answer.status != StatusCode::TOO_MANY_REQUESTS {
         answer = get(client, &openid).await?;
     }
-    match answer.status.as_u16() {
-        200 => read(&answer, issuer),
-        status => {
-            let refusal = match status {
-                429 | 500..=599 => CredentialRefusal::Unavailable,
-                400..=499 => CredentialRefusal::Rejected,
-                _ => CredentialRefusal::Malformed,
-            };
-            let detail = format!("the issuer answered {status}");
-            Err(Failure { refusal, detail, retry_after: answer.retry_after })
-        }
-    }
+    read(&answer, issuer)
 }
 
 async fn get(client: &Client, url: &str) -> Result<Answer, Failure> {
@@ -133,8 +123,7 @@ fn places(issuer: &str) -> Result<(String, String), Failure> {
 }
 
 fn read(answer: &Answer, issuer: &str) -> Result<Found, Failure> {
-    let document: Document = serde_json::from_slice(&answer.body)
-        .map_err(|_| Failure::malformed("the answer is no metadata of an issuer"))?;
+    let document: Document = reply::object(answer, StatusCode::OK)?;
     if document.issuer != issuer {
         return Err(Failure::malformed("the document is another issuer's"));
     }
@@ -241,6 +230,7 @@ mod tests {
             r#"{"issuer":"BASE","token_endpoint":"http://issuer.test/token"}"#,
             r#"{"issuer":"BASE","token_endpoint":"https://issuer.test/token","revocation_endpoint":"ftp://issuer.test"}"#,
             r#"{"issuer":"BASE"}"#,
+            r#"["BASE","https://issuer.test/token",null]"#,
             "<html>",
         ];
         for text in table {

@@ -11,7 +11,7 @@ use super::{
     dpop::{self, Key},
 };
 use crate::{
-    credential::{Failure, client::Answer, mint::Tools},
+    credential::{Failure, client::Answer, mint::Tools, reply},
     refusal::CredentialRefusal,
 };
 
@@ -68,8 +68,13 @@ impl Server {
         }
     }
 
+    /// Whether this is the same issuer, to which we are the same client.
+    pub(in crate::credential) fn is_asked_alike(&self, other: &Self) -> bool {
+        self.name() == other.name() && self.client.id == other.client.id
+    }
+
     /// Whom a token is for that it is to see itself.
-    pub(super) fn audience(&self) -> &str {
+    pub fn audience(&self) -> &str {
         match &self.endpoints {
             Endpoints::Written { token, issuer: None, .. } => token,
             Endpoints::Written { issuer: Some(issuer), .. } | Endpoints::Discovered { issuer, .. } => issuer,
@@ -148,22 +153,12 @@ impl Server {
 
     /// What an answer other than 200 means.
     fn refused(&self, tools: &Tools, answer: &Answer) -> Failure {
-        let status = answer.status;
-        let refusal = match status.as_u16() {
-            429 | 500..=599 => CredentialRefusal::Unavailable,
-            400..=499 => CredentialRefusal::Rejected,
-            _ => CredentialRefusal::Malformed,
-        };
+        let status = answer.status.as_u16();
         // An endpoint that has moved answers like this.
-        if let (Endpoints::Discovered { issuer, .. }, 300..=399 | 404 | 405 | 410) = (&self.endpoints, status.as_u16())
-        {
+        if let (Endpoints::Discovered { issuer, .. }, 300..=399 | 404 | 405 | 410) = (&self.endpoints, status) {
             tools.issuers.forget(issuer);
         }
-        let detail = match error_code(&answer.body) {
-            Some(code) => format!("the issuer answered {} {code}", status.as_u16()),
-            None => format!("the issuer answered {}", status.as_u16()),
-        };
-        Failure { refusal, detail, retry_after: answer.retry_after }
+        reply::refused(answer, error_code(&answer.body))
     }
 }
 

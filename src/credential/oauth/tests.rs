@@ -2,7 +2,10 @@ mod across_two_issuers;
 mod bound_to_a_key;
 mod discovered;
 
-use std::{fs, time::SystemTime};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
@@ -10,6 +13,8 @@ use tempfile::TempDir;
 
 use super::{
     super::{
+        SecretPlace,
+        assertion::Signed,
         endpoint::{Endpoint, Reply, Seen},
         jose::{self, Header, SigningKey, Unverified},
         mint::{Life, Secret},
@@ -17,10 +22,12 @@ use super::{
     },
     authentication::Authentication,
     server::Endpoints,
-    shown::Signed,
     *,
 };
-use crate::identity::{self, Identity, kubernetes::Projected};
+use crate::{
+    identity::{self, Identity, kubernetes::Projected},
+    refusal::CredentialRefusal,
+};
 
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -34,7 +41,7 @@ fn source(endpoint: &Endpoint) -> Oauth {
 
 /// Exchanges a token of somebody else's.
 fn exchange(endpoint: &Endpoint) -> Oauth {
-    let subject = Typed { shown: Shown::Held(own("subject-token")), token_type: TokenType::IdToken };
+    let subject = Typed { shown: Assertion::At(own("subject-token")), token_type: TokenType::IdToken };
     let grant = TokenExchange { subject, actor: None, wants: TokenType::AccessToken };
     Oauth { grant: Grant::TokenExchange(grant), ..source(endpoint) }
 }
@@ -125,10 +132,17 @@ async fn an_answer_that_is_not_exactly_right_is_refused_and_its_token_handed_bac
         (answer(json!({"scope": "read admin"})), ScopeExceeded, Some("t")),
         (answer(details), ScopeExceeded, Some("t")),
         (answer(json!({"authorization_details": "x"})), Malformed, Some("t")),
-        (r#"{"access_token":"t","access_token":"u","token_type":"Bearer","expires_in":60}"#.into(), Malformed, None),
+        (
+            r#"{"access_token":"t","access_token":"u","token_type":"Bearer","expires_in":60}"#.into(),
+            Malformed,
+            Some("u"),
+        ),
+        (r#"{"access_token":"t","token_type":"Bearer","scope":"a","scope":"a"}"#.into(), Malformed, Some("t")),
+        (r#"{"scope":["read"],"access_token":"t","token_type":"Bear"#.into(), Malformed, Some("t")),
+        (r#"{"access_token":1,"token_type":"Bearer","expires_in":60}"#.into(), Malformed, None),
         (r#"{"token_type":"Bearer","expires_in":60}"#.into(), Malformed, None),
         (r#"["t","Bearer",60]"#.into(), Malformed, None),
-        (r#"{"access_token":"t","token_type":"Bearer","expires_in":60} x"#.into(), Malformed, None),
+        (r#"{"access_token":"t","token_type":"Bearer","expires_in":60} x"#.into(), Malformed, Some("t")),
         (String::new(), Malformed, None),
         ("<html>".into(), Malformed, None),
     ];
@@ -200,7 +214,7 @@ async fn a_status_says_who_is_at_fault() {
     let table = [
         (400, Rejected),
         (401, Rejected),
-        (403, Rejected),
+        (403, Unavailable),
         (404, Rejected),
         (429, Unavailable),
         (500, Unavailable),
@@ -221,7 +235,7 @@ async fn only_known_errors_are_told() {
     let reply =
         |error: &str| Reply::status(401).body(&format!(r#"{{"error":"{error}","error_description":"canary"}}"#));
     for (error, told) in
-        [("invalid_client", "the issuer answered 401 invalid_client"), ("canary", "the issuer answered 401")]
+        [("invalid_client", "the issuer answered 401: invalid_client"), ("canary", "the issuer answered 401")]
     {
         let endpoint = Endpoint::start(move |_| reply(error)).await;
         assert_eq!(failure(&source(&endpoint)).await.detail, told);
@@ -249,7 +263,7 @@ async fn our_own_secret_that_is_not_there_is_unavailable_and_nothing_is_sent() {
         source.server.client.authentication = authentication;
         source
     };
-    let exchanged = |shown: Shown| {
+    let exchanged = |shown: Assertion| {
         let subject = Typed { shown, token_type: TokenType::Jwt };
         let grant = TokenExchange { subject, actor: None, wants: TokenType::AccessToken };
         Oauth { grant: Grant::TokenExchange(grant), ..source(&endpoint) }
@@ -258,14 +272,14 @@ async fn our_own_secret_that_is_not_there_is_unavailable_and_nothing_is_sent() {
         with(Authentication::Basic(nowhere())),
         with(Authentication::Post(nowhere())),
         with(Authentication::PrivateKey { key: nowhere(), key_id: None }),
-        exchanged(Shown::Held(nowhere())),
+        exchanged(Assertion::At(nowhere())),
     ];
     for source in sources {
         assert_eq!(failure(&source).await.refusal, CredentialRefusal::Unavailable);
     }
     // An identity that nothing proves is no token.
-    for source in [with(Authentication::Spiffe), exchanged(Shown::Identity(None))] {
-        assert_eq!(failure(&source).await.refusal, CredentialRefusal::Rejected);
+    for source in [with(Authentication::Spiffe), exchanged(Assertion::Identity(endpoint.url()))] {
+        assert_eq!(failure(&source).await.refusal, CredentialRefusal::Misconfigured);
     }
     let malformed = with(Authentication::PrivateKey { key: own("canary"), key_id: None });
     assert_eq!(failure(&malformed).await.detail, "client: key: no private key in PEM");
@@ -315,7 +329,7 @@ async fn a_token_is_exchanged_for_one_audience() {
     let mut source = exchange(&endpoint);
     source.target.resources = vec!["https://api.test/v1".into(), "https://api.test/v2".into()];
     let Grant::TokenExchange(grant) = &mut source.grant else { unreachable!() };
-    grant.actor = Some(Typed { shown: Shown::Held(own("actor-token")), token_type: TokenType::Jwt });
+    grant.actor = Some(Typed { shown: Assertion::At(own("actor-token")), token_type: TokenType::Jwt });
     minted(&source, &["read"]).await;
     let seen = &endpoint.seen()[0];
     assert_eq!(field(seen, "grant_type").as_deref(), Some(TOKEN_EXCHANGE));
@@ -383,11 +397,9 @@ async fn an_assertion_is_a_grant() {
     let (identity, _dir) = proven("https://issuer.test");
     let mut scene = Scene::new();
     scene.tools.identity = identity;
-    let signed =
-        Signed { key: own(&key()), key_id: None, issuer: "tollgate".into(), subject: "build".into(), audience: None };
-    for shown in
-        [Shown::Held(own("held")), Shown::Identity(Some("https://issuer.test".into())), Shown::Signed(Box::new(signed))]
-    {
+    let (issuer, subject, audience) = ("tollgate".into(), "build".into(), endpoint.url());
+    let signed = Assertion::Signed(Box::new(Signed { key: own(&key()), key_id: None, issuer, subject, audience }));
+    for shown in [Assertion::At(own("held")), Assertion::Identity("https://issuer.test".into()), signed] {
         let source = Oauth { grant: Grant::JwtBearer(shown), ..source(&endpoint) };
         assert!(source.mint(&scene.asking(&["read"], LONGEST)).await.is_ok());
     }
@@ -408,9 +420,9 @@ async fn an_identity_for_somebody_else_is_not_shown() {
     let (identity, _dir) = proven("https://elsewhere.test");
     let mut scene = Scene::new();
     scene.tools.identity = identity;
-    let source = Oauth { grant: Grant::JwtBearer(Shown::Identity(None)), ..source(&endpoint) };
+    let source = Oauth { grant: Grant::JwtBearer(Assertion::Identity(endpoint.url())), ..source(&endpoint) };
     let unusable = source.mint(&scene.asking(&[], LONGEST)).await.err().unwrap();
-    assert_eq!(unusable.failure.refusal, CredentialRefusal::Rejected);
+    assert_eq!(unusable.failure.refusal, CredentialRefusal::Misconfigured);
     assert!(endpoint.seen().is_empty());
 }
 
@@ -420,32 +432,4 @@ async fn an_issuer_that_does_not_answer_is_left_after_a_while() {
     let begun = SystemTime::now();
     assert_eq!(failure(&source(&endpoint)).await.refusal, CredentialRefusal::Timeout);
     assert!(begun.elapsed().unwrap() < Duration::from_secs(5));
-}
-
-#[test]
-fn our_own_secrets_are_all_known() {
-    let place = |name: &str| SecretPlace::File(name.into());
-    let client = |name: &str| authentication::Client {
-        id: "c".into(),
-        authentication: Authentication::Post(place(name)),
-        audience: None,
-    };
-    let server = |name: &str| {
-        let endpoints = Endpoints::Discovered { issuer: "https://i.test".into(), revocable: true };
-        Server { endpoints, client: client(name) }
-    };
-    let typed = |name: &str| Typed { shown: Shown::Held(place(name)), token_type: TokenType::Jwt };
-    let jag = IdJag { provider: server("provider"), subject: typed("subject"), audience: "https://i.test".into() };
-    let exchange = TokenExchange { subject: typed("subject"), actor: Some(typed("actor")), wants: TokenType::Jwt };
-    let table = [
-        (Grant::ClientCredentials, vec!["client"]),
-        (Grant::TokenExchange(exchange), vec!["client", "subject", "actor"]),
-        (Grant::JwtBearer(typed("assertion").shown), vec!["client", "assertion"]),
-        (Grant::IdJag(Box::new(jag)), vec!["client", "provider", "subject"]),
-    ];
-    for (grant, names) in table {
-        let source = Oauth { grant, server: server("client"), target: Target::default(), dpop: false };
-        let expected: Vec<_> = names.into_iter().map(place).collect();
-        assert_eq!(source.own_secrets(), expected.iter().collect::<Vec<_>>());
-    }
 }

@@ -1,4 +1,9 @@
-use std::{fs, path::Path, task::Poll};
+mod alone;
+mod declared;
+mod ended;
+mod standing;
+
+use std::{fs, path::Path, sync::atomic::Ordering, task::Poll, time::SystemTime};
 
 use futures_util::future::join_all;
 use tokio::{sync::watch, time::advance};
@@ -8,6 +13,7 @@ use super::{
         Onto, Placement, Source,
         endpoint::{Endpoint, Reply, Seen, client},
         entries::SWEEP_FROM,
+        exception::Exception,
         file::Register,
         testing::client_credentials,
     },
@@ -41,7 +47,11 @@ impl Subject {
         task: &Task,
     ) -> Result<Arc<Credential>, CredentialRefusal> {
         let upstream = upstream("api", declaration);
-        self.store.bound(&Wanted { declaration, upstream: &upstream, obligations, task }).await
+        let wanted = Wanted { declaration, upstream: &upstream, obligations, task, needs: None };
+        self.store.obtain_for(&wanted).await.map_err(|refusal| match refusal {
+            Refusal::Credential(why) => why,
+            other => panic!("{other:?}"),
+        })
     }
 
     async fn refusal(&self, declaration: &Arc<Declaration>) -> CredentialRefusal {
@@ -81,15 +91,17 @@ fn oauth(token_endpoint: String, revocation_endpoint: Option<String>) -> Arc<Dec
         source: Source::Oauth(Box::new(client_credentials(&token_endpoint, revocation_endpoint.as_deref()))),
         placement: Placement::Bearer,
         max_ttl: Duration::from_secs(900),
+        per_call: false,
     })
 }
 
 fn file(path: &Path, expires: Option<SystemTime>) -> Arc<Declaration> {
     Arc::new(Declaration {
         name: "legacy".into(),
-        source: Source::File(Register { file: path.into(), owner: "team-x".into(), expires }),
+        source: Source::File(Register { file: path.into(), exception: Exception { owner: "team-x".into(), expires } }),
         placement: Placement::Bearer,
         max_ttl: Duration::from_secs(900),
+        per_call: false,
     })
 }
 
@@ -141,11 +153,12 @@ async fn nothing_is_shared_between_tasks_destinations_scopes_and_lives() {
     for (destination, obligations, id) in wanted.into_iter().chain(wanted) {
         let task = task(id);
         let upstream = upstream(destination, &declaration);
-        let wanted = Wanted { declaration: &declaration, upstream: &upstream, obligations, task: &task };
-        partitions.push(subject.store.bound(&wanted).await.unwrap().partition);
+        let wanted = Wanted { declaration: &declaration, upstream: &upstream, obligations, task: &task, needs: None };
+        partitions.push(subject.store.obtain_for(&wanted).await.unwrap().partition);
     }
     assert_eq!(partitions[..5], partitions[5..]);
     partitions.truncate(5);
+    partitions.sort_unstable();
     partitions.dedup();
     assert_eq!(partitions.len(), 5);
     assert_eq!(endpoint.minted(), 5);
@@ -180,53 +193,17 @@ async fn a_destination_that_leads_elsewhere_is_another_one() {
         change(&mut changed);
         let (obligations, task) = (Obligations::default(), task("t"));
         for upstream in [Arc::new(changed.clone()), Arc::new(changed)] {
-            let wanted =
-                Wanted { declaration: &declaration, upstream: &upstream, obligations: &obligations, task: &task };
-            subject.store.bound(&wanted).await.unwrap();
+            let wanted = Wanted {
+                declaration: &declaration,
+                upstream: &upstream,
+                obligations: &obligations,
+                task: &task,
+                needs: None,
+            };
+            subject.store.obtain_for(&wanted).await.unwrap();
         }
         assert_eq!(endpoint.minted(), minted);
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_a_reload_took_away_is_revoked_and_what_it_left_is_served() {
-    let (endpoint, declaration) = issuer(100).await;
-    let subject = Subject::new();
-    let (obligations, task) = (Obligations::default(), task("t"));
-    let (api, other) = (upstream("api", &declaration), upstream("other", &declaration));
-    let obtain = async |upstream| {
-        let wanted = Wanted { declaration: &declaration, upstream, obligations: &obligations, task: &task };
-        value(&subject.store.bound(&wanted).await.unwrap())
-    };
-    assert_eq!((obtain(&api).await, obtain(&other).await), ("Bearer canary-1".into(), "Bearer canary-2".into()));
-    // One that is no longer used, but lives.
-    advance(85 * SECOND).await;
-    obtain(&api).await;
-    subject.happened(Event::Refreshed).await;
-    subject.store.retain(&upstreams(&[&api, &other]));
-    assert_eq!(obtain(&api).await, "Bearer canary-3");
-    let moved = Arc::new(Upstream { ports: vec![8443], ..Upstream::clone(&api) });
-    subject.store.retain(&upstreams(&[&moved, &Arc::new(Upstream::clone(&other))]));
-    let mut revoked = endpoint.revoked(2).await;
-    revoked.sort();
-    let form = |number| format!("token=canary-{number}&token_type_hint=access_token");
-    assert_eq!(revoked, [form(1), form(3)]);
-    assert_eq!((obtain(&moved).await, obtain(&other).await), ("Bearer canary-4".into(), "Bearer canary-2".into()));
-    let undeclared = Arc::new(Upstream { credential: None, ..Upstream::clone(&other) });
-    subject.store.retain(&upstreams(&[&moved, &undeclared]));
-    assert!(endpoint.revoked(3).await.contains(&form(2)));
-}
-
-#[tokio::test]
-async fn what_was_being_minted_when_a_reload_took_it_away_is_revoked() {
-    let (endpoint, declaration) = issuer(600).await;
-    let subject = Subject::new();
-    let mut call = Box::pin(subject.obtain(&declaration));
-    assert!(std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_pending())).await);
-    subject.store.retain(&upstreams(&[]));
-    assert_eq!(call.await.err(), Some(CredentialRefusal::Unavailable));
-    assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
-    assert!(subject.obtain(&declaration).await.is_ok());
 }
 
 #[tokio::test]
@@ -255,8 +232,10 @@ async fn every_fault_of_an_issuer_is_a_refusal_of_its_own() {
         let subject = Subject::new();
         let declaration = oauth(endpoint.url(), Some(endpoint.revocation_url()));
         assert_eq!(subject.refusal(&declaration).await, refusal, "{body}");
-        let revoked = endpoint.revoked(revoked).await;
-        assert!(revoked.iter().all(|form| form.starts_with("token=canary&")), "{body}: {revoked:?}");
+        let forms = endpoint.revoked(revoked).await;
+        settled(&subject).await;
+        assert_eq!(forms, vec!["token=canary&token_type_hint=access_token"; revoked], "{body}");
+        assert_eq!(endpoint.revoked(0).await.len(), revoked, "{body}");
         assert_eq!(subject.events()[0], Event::Refused);
     }
 }
@@ -349,21 +328,6 @@ async fn a_life_that_policy_bounds_is_ended_by_us_or_refused() {
     assert_eq!(refused.err(), Some(CredentialRefusal::LifetimeExceeded));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_credential_ends_with_its_task() {
-    let (endpoint, declaration) = issuer(600).await;
-    let subject = Subject::new();
-    let none = Obligations::default();
-    let ending = Task { expires_at: Some(SystemTime::now() + 60 * SECOND), ..task("t") };
-    subject.obtain_for(&declaration, &none, &ending).await.unwrap();
-    advance(60 * SECOND).await;
-    assert_eq!(endpoint.revoked(1).await.len(), 1);
-    let ended = Task { expires_at: Some(SystemTime::now() - SECOND), ..task("u") };
-    let refused = subject.obtain_for(&declaration, &none, &ended).await;
-    assert_eq!(refused.err(), Some(CredentialRefusal::Expired));
-    assert_eq!(endpoint.minted(), 1);
-}
-
 #[tokio::test]
 async fn scopes_are_those_of_the_decision_and_never_more_than_declared() {
     let (endpoint, declaration) = issuer(600).await;
@@ -374,7 +338,7 @@ async fn scopes_are_those_of_the_decision_and_never_more_than_declared() {
     }
     for scopes in [&["admin"][..], &["read", "admin"], &["read write"], &[]] {
         let refused = subject.obtain_for(&declaration, &obligations(Some(scopes), None), &task("t")).await;
-        assert_eq!(refused.err(), Some(CredentialRefusal::Rejected), "{scopes:?}");
+        assert_eq!(refused.err(), Some(CredentialRefusal::Misconfigured), "{scopes:?}");
     }
     assert_eq!(endpoint.minted(), 2);
 }
@@ -391,95 +355,17 @@ async fn a_mint_goes_on_when_its_caller_goes_away() {
     assert_eq!(endpoint.minted(), 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_file_is_read_again_when_it_changes() {
-    let place = tempfile::NamedTempFile::new().unwrap();
-    fs::write(place.path(), "one\n").unwrap();
-    let (subject, declaration) = (Subject::new(), file(place.path(), None));
-    let first = subject.obtain(&declaration).await.unwrap();
-    assert_eq!((value(&first).as_str(), first.remaining()), ("Bearer one", None));
-    advance(2 * SECOND).await;
-    assert_eq!(subject.obtain(&declaration).await.unwrap().partition, first.partition);
-    fs::write(place.path(), "two\n").unwrap();
-    advance(2 * SECOND).await;
-    let second = subject.obtain(&declaration).await.unwrap();
-    assert_eq!(value(&second), "Bearer two");
-    assert!(second.partition != first.partition && second.fingerprint != first.fingerprint);
-    assert_eq!(subject.events(), [Event::Minted, Event::Refreshed]);
-    fs::remove_file(place.path()).unwrap();
-    advance(2 * SECOND).await;
-    assert_eq!(subject.refusal(&declaration).await, CredentialRefusal::Unavailable);
-    fs::write(place.path(), "\n").unwrap();
-    advance(2 * SECOND).await;
-    assert_eq!(subject.refusal(&declaration).await, CredentialRefusal::Malformed);
-    fs::write(place.path(), "three").unwrap();
-    advance(2 * SECOND).await;
-    assert_eq!(value(&subject.obtain(&declaration).await.unwrap()), "Bearer three");
-}
-
-#[tokio::test]
-async fn an_exception_that_ended_is_not_read() {
-    let place = tempfile::NamedTempFile::new().unwrap();
-    fs::write(place.path(), "canary").unwrap();
-    let (subject, now) = (Subject::new(), SystemTime::now());
-    assert_eq!(subject.refusal(&file(place.path(), Some(now))).await, CredentialRefusal::Expired);
-    let later = file(place.path(), Some(now + 60 * SECOND));
-    assert!(subject.obtain(&later).await.unwrap().remaining().is_some_and(|left| left <= 60 * SECOND));
-    for (bound, refusal) in [(30, Some(CredentialRefusal::LifetimeExceeded)), (90, None)] {
-        let bound = obligations(None, Some(bound * SECOND));
-        assert_eq!(subject.obtain_for(&later, &bound, &task("t")).await.err(), refusal);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn stopping_revokes_everything_that_lives_and_mints_nothing_more() {
-    let (endpoint, declaration) = issuer(100).await;
-    let subject = Subject::new();
-    subject.obtain(&declaration).await.unwrap();
-    advance(85 * SECOND).await;
-    subject.obtain(&declaration).await.unwrap();
-    subject.happened(Event::Refreshed).await;
-    subject.obtain_for(&declaration, &Obligations::default(), &task("u")).await.unwrap();
-    let revocations = subject.store.revoke_all(5 * SECOND).await;
-    assert_eq!(revocations, Revocations { revoked: 3, failed: 0 });
-    let mut revoked = endpoint.revoked(3).await;
-    revoked.sort();
-    let form = |number| format!("token=canary-{number}&token_type_hint=access_token");
-    assert_eq!(revoked, [form(1), form(2), form(3)]);
-    assert_eq!(subject.refusal(&declaration).await, CredentialRefusal::Unavailable);
-    assert_eq!(endpoint.minted(), 3);
-    assert_eq!(subject.store.revoke_all(SECOND).await, Revocations::default());
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_expired_is_not_revoked() {
-    let (endpoint, declaration) = issuer(100).await;
-    let subject = Subject::new();
-    subject.obtain(&declaration).await.unwrap();
-    advance(100 * SECOND).await;
-    assert_eq!(subject.store.revoke_all(SECOND).await, Revocations::default());
-    assert_eq!(endpoint.seen().len(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn stopping_waits_no_longer_than_told() {
-    let endpoint = Endpoint::start(|seen: &Seen| match seen.path.as_str() {
-        "/token" => Reply::token("canary", 600),
-        _ => Reply::Never,
-    })
-    .await;
-    let subject = Subject::new();
-    subject.obtain(&oauth(endpoint.url(), Some(endpoint.revocation_url()))).await.unwrap();
-    let started = Instant::now();
-    assert_eq!(subject.store.revoke_all(2 * SECOND).await, Revocations { revoked: 0, failed: 1 });
-    assert!(started.elapsed() <= 2 * SECOND + Duration::from_millis(10));
-    assert_eq!(subject.events(), [Event::Minted, Event::RevokeFailed]);
+/// Waits until everything that goes on in the background has come to its end.
+async fn settled(subject: &Subject) {
+    subject.store.0.background.close();
+    subject.store.0.background.wait().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_serves_nobody_is_forgotten() {
-    let (_endpoint, declaration) = issuer(10).await;
-    let subject = Subject::new();
+    let place = tempfile::NamedTempFile::new().unwrap();
+    fs::write(place.path(), "canary").unwrap();
+    let (subject, declaration) = (Subject::new(), file(place.path(), None));
     for number in 0..SWEEP_FROM {
         subject.obtain_for(&declaration, &Obligations::default(), &task(&number.to_string())).await.unwrap();
     }
@@ -497,55 +383,6 @@ async fn debug_shows_no_secret() {
     assert!(!shown.contains("canary"), "{shown}");
 }
 
-#[tokio::test]
-async fn what_a_task_caused_ends_with_it_and_a_late_call_gets_nothing() {
-    let (endpoint, declaration) = issuer(600).await;
-    let subject = Subject::new();
-    let obligations = Obligations::default();
-    for id in ["t", "other"] {
-        subject.obtain_for(&declaration, &obligations, &task(id)).await.unwrap();
-    }
-
-    subject.store.end(&"t".into());
-
-    assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
-    let late = subject.obtain_for(&declaration, &obligations, &task("t")).await;
-    assert_eq!(late.unwrap_err(), CredentialRefusal::Expired);
-    subject.obtain_for(&declaration, &obligations, &task("other")).await.unwrap();
-    assert_eq!(endpoint.minted(), 2);
-}
-
-#[tokio::test]
-async fn a_changed_task_gets_new_credentials_and_what_was_decided_before_gets_none() {
-    let (endpoint, declaration) = issuer(600).await;
-    let subject = Subject::new();
-    let obligations = Obligations::default();
-    let at = |epoch| Task { epoch, ..task("t") };
-    subject.obtain_for(&declaration, &obligations, &at(1)).await.unwrap();
-
-    subject.store.renew(&"t".into(), 2);
-
-    let before = subject.obtain_for(&declaration, &obligations, &at(1)).await;
-    assert_eq!(before.unwrap_err(), CredentialRefusal::Expired);
-    let now = subject.obtain_for(&declaration, &obligations, &at(2)).await.unwrap();
-    assert_eq!(value(&now), "Bearer canary-2");
-    assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
-}
-
-#[tokio::test]
-async fn a_credential_that_is_given_up_is_revoked_and_the_next_call_gets_another() {
-    let (endpoint, declaration) = issuer(600).await;
-    let subject = Subject::new();
-    let first = subject.obtain(&declaration).await.unwrap();
-
-    subject.store.rotate(&first);
-    subject.store.rotate(&first);
-
-    assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
-    assert_eq!(value(&subject.obtain(&declaration).await.unwrap()), "Bearer canary-2");
-    assert_eq!(subject.events().iter().filter(|event| **event == Event::Rotated).count(), 1);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_tasks_at_once_spend_the_budget_and_no_more() {
     let (endpoint, declaration) = issuer(600).await;
@@ -558,23 +395,7 @@ async fn a_thousand_tasks_at_once_spend_the_budget_and_no_more() {
     });
     let refused: Vec<_> = join_all(calls).await.into_iter().filter_map(Result::unwrap).collect();
     assert!(refused.iter().all(|refusal| *refusal == CredentialRefusal::BudgetSpent), "{refused:?}");
-    assert!((690..=700).contains(&refused.len()), "{}", refused.len());
+    // Some are given back while this goes on.
+    assert!((900..=940).contains(&refused.len()), "{}", refused.len());
     assert_eq!(endpoint.minted(), 1000 - refused.len());
-}
-
-#[tokio::test]
-async fn what_was_minted_for_a_destination_ends_when_that_is_switched_off() {
-    let (endpoint, declaration) = issuer(600).await;
-    let subject = Subject::new();
-    let (api, other) = (upstream("api", &declaration), upstream("other", &declaration));
-    let obligations = Obligations::default();
-    for upstream in [&api, &other] {
-        let task = task("t");
-        let wanted = Wanted { declaration: &declaration, upstream, obligations: &obligations, task: &task };
-        subject.store.bound(&wanted).await.unwrap();
-    }
-
-    subject.store.end_destination("api");
-
-    assert_eq!(endpoint.revoked(1).await, ["token=canary-1&token_type_hint=access_token"]);
 }

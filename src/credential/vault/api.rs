@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
@@ -10,7 +10,7 @@ use super::{
     super::{
         Failure, UNRESERVED,
         client::{Answer, Client},
-        sensitive,
+        reply, sensitive,
     },
     Server,
 };
@@ -77,7 +77,7 @@ pub(super) struct Said<'a> {
 /// A token that was given.
 #[derive(Deserialize)]
 pub(super) struct Auth {
-    #[serde(deserialize_with = "wiped")]
+    #[serde(deserialize_with = "reply::wiped")]
     pub(super) client_token: Zeroizing<String>,
     #[serde(default)]
     pub(super) accessor: String,
@@ -91,32 +91,20 @@ pub(super) struct Auth {
 
 /// Reads a successful answer, or says what another one means.
 pub(super) fn read<'a>(answer: &'a Answer, step: &str) -> Result<Said<'a>, Failure> {
-    if answer.status != StatusCode::OK {
-        return Err(refused(answer, step));
+    match answer.status {
+        StatusCode::OK => reply::object(answer, StatusCode::OK).map_err(|failure| failure.about(step)),
+        _ => Err(refused(answer, step)),
     }
-    let malformed = || Failure::malformed("the answer is not what the API describes").about(step);
-    // The decoder would take an array for the fields in their order.
-    if answer.body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(malformed());
-    }
-    // The decoder's own message could quote the answer.
-    serde_json::from_slice(&answer.body).map_err(|_| malformed())
 }
 
 /// What an answer other than 200 means. Quotes nothing of it but what is known.
 pub(super) fn refused(answer: &Answer, step: &str) -> Failure {
-    let status = answer.status.as_u16();
-    let refusal = match status {
-        // A standby that leads elsewhere, one that has not caught up, one that has to be left alone, one that is sealed.
-        307 | 308 | 412 | 429 | 472 | 473 | 500..=599 => CredentialRefusal::Unavailable,
-        400..=499 => CredentialRefusal::Rejected,
-        _ => CredentialRefusal::Malformed,
-    };
-    let detail = match explained(answer) {
-        Some(why) => format!("{step}: the server answered {status}: {why}"),
-        None => format!("{step}: the server answered {status}"),
-    };
-    Failure { refusal, detail, retry_after: answer.retry_after }
+    let failure = reply::refused(answer, explained(answer)).about(step);
+    match answer.status.as_u16() {
+        // A standby that leads elsewhere, one that has not caught up, and two that are no node to ask.
+        307 | 308 | 412 | 472 | 473 => Failure { refusal: CredentialRefusal::Unavailable, ..failure },
+        _ => failure,
+    }
 }
 
 /// Whether one of the errors of an answer says this.
@@ -132,10 +120,6 @@ pub(super) fn says(answer: &Answer, text: &str) -> bool {
 /// What stands there besides is the server's to choose, and not for a log.
 fn explained(answer: &Answer) -> Option<&'static str> {
     KNOWN.iter().find(|(text, _)| says(answer, text)).map(|(_, why)| *why)
-}
-
-pub(super) fn wiped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Zeroizing<String>, D::Error> {
-    String::deserialize(deserializer).map(Zeroizing::new)
 }
 
 const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");

@@ -3,17 +3,14 @@
 //! The key is made by the server and held by the TLS library from then on. Where the role keeps leases
 //! (`generate_lease`), revoking the token that asked for the certificate revokes it too; otherwise it ends by itself.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use super::{
-    super::{Failure, client::Answer, mint::Secret},
+    super::{Failure, client::Answer, mint::Secret, reply},
     api,
 };
 use crate::{refusal::CredentialRefusal, tls::certificate::ClientCertificate};
@@ -45,7 +42,7 @@ struct Issued {
     certificate: String,
     #[serde(default)]
     ca_chain: Vec<String>,
-    #[serde(deserialize_with = "api::wiped")]
+    #[serde(deserialize_with = "reply::wiped")]
     private_key: Zeroizing<String>,
 }
 
@@ -70,15 +67,8 @@ impl Certified {
             .map_err(|_| about(Failure::malformed("there is no certificate with its key in the answer")))?;
         let chain = [issued.certificate].into_iter().chain(issued.ca_chain).collect::<Vec<_>>().join("\n");
         let certificate = ClientCertificate::from_pem(chain.as_bytes(), issued.private_key.as_bytes())
-            .map_err(|unusable| about(Failure::malformed(&unusable.to_string())))?;
-        let left = certificate.expires_at().duration_since(SystemTime::now()).unwrap_or_default();
-        if left > longest + SKEW {
-            let detail = format!("the certificate lives {left:?}, allowed are {longest:?}");
-            return Err(about(Failure::new(CredentialRefusal::LifetimeExceeded, detail)));
-        }
-        Ok((Secret::Certificate(Arc::new(certificate)), left.min(longest)))
+            .map_err(|unusable| about(Failure::malformed(unusable.to_string())))?;
+        let life = reply::life_until(certificate.expires_at(), longest).map_err(about)?;
+        Ok((Secret::Certificate(Arc::new(certificate)), life))
     }
 }
-
-/// How far the server's clock may be ahead of ours.
-const SKEW: Duration = Duration::from_secs(30);

@@ -7,10 +7,9 @@ use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use super::{
-    super::{Failure, client::Answer, mint::Secret},
+    super::{Failure, client::Answer, mint::Secret, reply},
     api::{self, Said},
 };
-use crate::refusal::CredentialRefusal;
 
 /// Which fields of a secret are the credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,9 +34,9 @@ impl Fields {
             serde_json::from_str(data).map_err(|_| Failure::malformed("the secret has no fields"))?;
         let field = |name: &str| {
             let raw =
-                fields.get(name).ok_or_else(|| Failure::malformed(&format!("the secret has no field `{name}`")))?;
+                fields.get(name).ok_or_else(|| Failure::malformed(format!("the secret has no field `{name}`")))?;
             let text = serde_json::from_str::<String>(raw.get()).map(Zeroizing::new);
-            text.map_err(|_| Failure::malformed(&format!("the field `{name}` is not a string")))
+            text.map_err(|_| Failure::malformed(format!("the field `{name}` is not a string")))
         };
         match self {
             Self::One(name) => field(name).map(Secret::Value),
@@ -61,10 +60,7 @@ pub(super) fn leased(
     }
     let life = Duration::from_secs(lease_duration);
     if life > longest {
-        let detail = format!(
-            "the lease lives {life:?}, allowed are {longest:?}; hint: lower `default_ttl` of its role, or raise `max_ttl`"
-        );
-        return Err(Failure::new(CredentialRefusal::LifetimeExceeded, detail).about(step));
+        return Err(reply::outlives(life, longest).about(step));
     }
     Ok((fields.pick(data).map_err(|failure| failure.about(step))?, life))
 }

@@ -16,7 +16,7 @@ use tracing::debug;
 use zeroize::Zeroizing;
 
 use super::{
-    super::{Failure, SecretPlace, assertion::Assertion, client::Client, mint::Tools},
+    super::{Declaration, Failure, SecretPlace, Source, assertion::Assertion, client::Client, mint::Tools, reply},
     Server,
     api::{self, Api},
 };
@@ -50,15 +50,6 @@ pub enum AuthMethod {
         /// Whether there stands a wrapping token in its place, which gives the secret once.
         wrapped: bool,
     },
-}
-
-impl Auth {
-    pub(super) fn own_secrets(&self) -> Vec<&SecretPlace> {
-        match &self.method {
-            AuthMethod::Jwt { token, .. } => token.own_secrets(),
-            AuthMethod::AppRole { secret_id, .. } => vec![secret_id],
-        }
-    }
 }
 
 /// All logins of this process.
@@ -148,16 +139,25 @@ impl Logins {
         }
     }
 
+    /// Ends the logins of accounts that are declared no longer, and with them whatever they made that still lives.
+    pub(in crate::credential) async fn retain(&self, client: &Client, declared: &[Arc<Declaration>]) {
+        let is_declared = |account: &Account| {
+            declared.iter().any(|declaration| match &declaration.source {
+                Source::Vault(vault) => vault.server == account.server && vault.auth == account.auth,
+                _ => false,
+            })
+        };
+        let gone = {
+            let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            accounts.extract_if(.., |account| !is_declared(account)).collect()
+        };
+        end(client, gone).await;
+    }
+
     /// Ends all logins, and with them whatever they made that still lives.
     pub(in crate::credential) async fn end(&self, client: &Client) {
-        let accounts = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        join_all(accounts.iter().map(async |account| {
-            let mut slot = account.slot.lock().await;
-            slot.replace(None);
-            let api = Api { client, server: &account.server };
-            join_all(slot.earlier.drain(..).map(|session| revoke(api, session))).await;
-        }))
-        .await;
+        let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        end(client, all).await;
     }
 
     fn account(&self, server: &Server, auth: &Auth) -> Arc<Account> {
@@ -170,6 +170,16 @@ impl Logins {
         accounts.push(Arc::clone(&account));
         account
     }
+}
+
+async fn end(client: &Client, accounts: Vec<Arc<Account>>) {
+    join_all(accounts.iter().map(async |account| {
+        let mut slot = account.slot.lock().await;
+        slot.replace(None);
+        let api = Api { client, server: &account.server };
+        join_all(slot.earlier.drain(..).map(|session| revoke(api, session))).await;
+    }))
+    .await;
 }
 
 impl Slot {
@@ -292,7 +302,7 @@ struct Described {
 
 #[derive(Deserialize)]
 struct WrappedSecret {
-    #[serde(deserialize_with = "api::wiped")]
+    #[serde(deserialize_with = "reply::wiped")]
     secret_id: Zeroizing<String>,
 }
 

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use super::{
     super::{
-        SecretValue,
+        SecretPlace, SecretValue,
         endpoint::{Endpoint, Reply, Seen},
         mint::Secret,
         testing::Scene,
@@ -196,7 +196,7 @@ async fn a_refusal_names_the_remedy_and_quotes_nothing_else() {
     let (_, _, detail) = refusal(&source(&endpoint)).await;
     assert_eq!(
         detail,
-        "auth/token/create: the server answered 400: our login is a batch token; hint: set `token_type=service` at its \
+        "auth/token/create: the issuer answered 400: our login is a batch token; hint: set `token_type=service` at its \
          role"
     );
 }
@@ -316,16 +316,13 @@ async fn a_wrapping_token_that_was_not_made_for_the_role_is_refused() {
 }
 
 #[tokio::test]
-async fn a_secret_of_kv_stands_until_it_is_read_again_and_cannot_be_bound() {
+async fn a_secret_of_kv_stands_until_it_is_read_again() {
     let endpoint = server(|_| None).await;
     let (scene, source) = (Scene::new(), kept(&endpoint));
     let minted = source.mint(&scene.asking(&[], LONGEST)).await.ok().unwrap();
     assert_eq!(minted.secret.values(), ["kept"]);
     assert!(minted.handle.is_none() && !source.revocable());
     assert!(matches!(minted.life, Life::Standing { ends: None, again } if again == LONGEST));
-    let bound = Asking { bound: Some(LONGEST), ..scene.asking(&[], LONGEST) };
-    let failure = source.mint(&bound).await.err().unwrap().failure;
-    assert_eq!(failure.refusal, CredentialRefusal::LifetimeExceeded);
 }
 
 #[tokio::test]
@@ -418,7 +415,7 @@ async fn without_a_token_of_the_identity_nobody_is_asked() {
     let method = AuthMethod::Jwt { role: "agent".into(), token: Assertion::Identity("vault".into()) };
     let source = Vault { auth: Auth { mount: "jwt".into(), method }, ..source(&endpoint) };
     let (refusal, _, detail) = refusal(&source).await;
-    assert_eq!(refusal, CredentialRefusal::Rejected);
+    assert_eq!(refusal, CredentialRefusal::Misconfigured);
     assert!(detail.starts_with("login: identity: "), "{detail}");
     assert!(endpoint.seen().is_empty());
 }
@@ -460,7 +457,7 @@ async fn a_certificate_names_the_agent_and_lives_no_longer_than_it_is_of_use() {
 async fn a_certificate_that_cannot_be_used_is_handed_back() {
     use CredentialRefusal::{LifetimeExceeded, Malformed};
     let table = [
-        (issued(Duration::from_secs(640)), LifetimeExceeded),
+        (issued(Duration::from_secs(670)), LifetimeExceeded),
         (issued(Duration::from_secs(600)).replace("PRIVATE KEY", "OTHER"), Malformed),
         (r#"{"data":{"certificate":"x","private_key":"y"}}"#.to_owned(), Malformed),
         ("{}".to_owned(), Malformed),

@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 use super::{
     Config,
     custody::GENERATED_TOKEN,
-    earlier,
+    earlier, orchestrator,
     pod::{self, CONTAINERS, Container, INIT_CONTAINERS, Pod, Variable},
     safety,
     settings::{AccountToken, Privileges},
-    sidecar::TRUST_VOLUME,
+    sidecar::{ADMIN_VOLUME, TRUST_VOLUME},
     weakness,
 };
 use crate::{
     exec::environment,
-    kubernetes::{Capture, TRUST_DIR},
+    kubernetes::{ADMIN_DIR, Capture, TRUST_DIR},
 };
 
 /// What is told about a pod's own containers.
@@ -43,7 +43,10 @@ pub fn change(pod: &mut Value, seen: &Pod, config: &Config) -> Kept {
                 continue;
             }
             let value = &mut spec[list][index];
-            mount(value);
+            mount(value, TRUST_VOLUME, TRUST_DIR);
+            if list == CONTAINERS && orchestrator::named(seen) == Some(&container.name) {
+                mount(value, ADMIN_VOLUME, ADMIN_DIR);
+            }
             let variables = wanted.set(value, container);
             if !variables.is_empty() {
                 kept.variables.push((container.name.clone(), variables));
@@ -79,8 +82,8 @@ pub fn withhold_token(pod: &mut Value, seen: &Pod, config: &Config) {
     }
 }
 
-fn mount(container: &mut Value) {
-    let mount = json!({"name": TRUST_VOLUME, "mountPath": TRUST_DIR, "readOnly": true});
+fn mount(container: &mut Value, volume: &str, path: &str) {
+    let mount = json!({"name": volume, "mountPath": path, "readOnly": true});
     pod::list(container, "volumeMounts").push(mount);
 }
 

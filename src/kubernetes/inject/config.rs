@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     mesh,
-    settings::{Native, Ports, Settings},
+    settings::{Native, Ports, Settings, Spiffe},
 };
 use crate::{
     config::{
@@ -176,6 +176,20 @@ impl Check {
                 self.document.report(&place.key("expiration"), "expected at least 10m, which Kubernetes asks for");
             }
         }
+        if let Some(Spiffe::HostPath(socket)) = &identity.spiffe {
+            let (socket, permitted) = (Path::new(socket), settings.permit.host_paths.iter().map(Path::new));
+            for (index, path) in permitted.enumerate() {
+                if socket.starts_with(path) || path.starts_with(socket) {
+                    let place = at(&["permit", "host_paths"]).index(index);
+                    self.document.report(&place, "the sidecar's Workload API is there, which gives out its identity");
+                }
+            }
+        }
+        if let Some(Spiffe::Csi(driver)) = &identity.spiffe
+            && driver.is_empty()
+        {
+            self.document.report(&at(&["identity", "spiffe", "csi"]), "is empty");
+        }
         if identity.spiffe_socket.is_empty() || identity.spiffe_socket.contains('/') {
             self.document.report(&at(&["identity", "spiffe_socket"]), "expected the name of a file");
         }
@@ -279,6 +293,23 @@ mod tests {
         assert_eq!(config.exempt_uids, [0_u32; 0]);
         assert_eq!(config.settings.serve.key, Path::new("/etc/tollgate/webhook/tls.key"));
         assert_eq!(parse("image: a:1\nserve: {key: k}").unwrap().settings.serve.key, Path::new("/base/k"));
+    }
+
+    #[test]
+    fn no_pod_is_permitted_the_directory_of_the_workload_api() {
+        for (path, is_refused) in
+            [("/run", true), ("/run/spire/", true), ("/run/spire/x", true), ("/run/spirit", false)]
+        {
+            let text = format!(
+                "{{image: 'a:1', identity: {{spiffe: {{host_path: /run/spire}}}}, permit: {{host_paths: [{path}]}}}}"
+            );
+            assert_eq!(parse(&text).is_err_and(|why| why.contains("permit.host_paths[0]")), is_refused, "{path}");
+        }
+        assert!(
+            parse("{image: 'a:1', identity: {spiffe: {csi: ''}}}")
+                .unwrap_err()
+                .contains("identity.spiffe.csi: is empty")
+        );
     }
 
     #[test]

@@ -8,9 +8,10 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value;
 
 use super::{
-    Config, custody, mesh, outward,
+    Config, custody, mesh, orchestrator, outward,
     pod::{Container, Handler, Pod, SecurityContext, Volume},
     settings::Privileges,
+    task,
     unsafe_pod::Unsafe,
     weakness::weaknesses,
 };
@@ -32,6 +33,8 @@ pub fn check(original: &Value, pod: &Pod, config: &Config) -> Result<(), Unsafe>
     custody::check(pod, config, &mut check.found);
     custody::access(pod, config, &mut check.found);
     outward::check(original, config, &mut check.found);
+    task::check(pod, config, &mut check.found);
+    orchestrator::check(pod, config, &mut check.found);
     check.found.into_result()
 }
 

@@ -158,7 +158,7 @@ impl Default for Skip {
 }
 
 /// What pods may have although it weakens them.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Permit {
@@ -166,6 +166,16 @@ pub struct Permit {
     pub host_paths: Vec<String>,
     /// Drivers of inline `csi` volumes that pods may use.
     pub csi_drivers: Vec<String>,
+    /// Whether pods may say what they are for, by the annotation `tollgate.dev/task`.
+    pub tasks: bool,
+    /// Whether the annotation `tollgate.dev/orchestrator` of a pod may name a container that opens tasks.
+    pub orchestrators: bool,
+}
+
+impl Default for Permit {
+    fn default() -> Self {
+        Self { host_paths: Vec::new(), csi_drivers: Vec::new(), tasks: true, orchestrators: false }
+    }
 }
 
 /// The pod's own containers.

@@ -1,7 +1,7 @@
 //! The containers and volumes that a pod gets.
 //!
-//! Of the volumes, agents see the one with public certificates and no other. All containers but the one that puts up
-//! the fence have no power at all.
+//! Of the volumes, agents see the one with public certificates and no other; an orchestrator also sees the one with the
+//! admin API's socket. All containers but the one that puts up the fence have no power at all.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,8 +13,8 @@ use super::{
     settings::Spiffe,
 };
 use crate::kubernetes::{
-    AUDIT_DIR, AUTHORITY_DIR, CHECK_UID, CONFIG_DIR, Capture, FENCE, FENCE_CHECK, FENCE_REPORT_DIR, FILES_DIR,
-    IDENTITY_DIR, POLICY_DIR, SECRETS_DIR, SIDECAR, SPIFFE_DIR, TRUST_DIR, UID,
+    ADMIN_DIR, AUDIT_DIR, AUTHORITY_DIR, CHECK_UID, CONFIG_DIR, Capture, FENCE, FENCE_CHECK, FENCE_REPORT_DIR,
+    FILES_DIR, IDENTITY_DIR, POLICY_DIR, SECRETS_DIR, SIDECAR, SPIFFE_DIR, TRUST_DIR, UID,
 };
 
 /// What the sidecar is told about its pod.
@@ -24,6 +24,10 @@ pub struct Facts<'a> {
     pub labels: BTreeMap<&'a str, &'a str>,
     /// By what a container could still leave the fence.
     pub weaknesses: Vec<String>,
+    /// What its author says that it is for.
+    pub task: Option<&'a str>,
+    /// The user of its container that may open tasks.
+    pub orchestrator: Option<i64>,
     /// How long its containers have to end.
     pub grace: Duration,
     /// How many of its init containers set up a mesh's network. The fence is checked after them.
@@ -170,6 +174,16 @@ fn variables(facts: &Facts<'_>, config: &Config) -> Value {
         variables.push(literal(name, &port.to_string()));
     }
     variables.push(literal("TOLLGATE_LOG", &sidecar.log));
+    // For who runs `tollgate task` in the container, too.
+    variables.push(literal("TOLLGATE_ADMIN", &format!("{ADMIN_DIR}/{ADMIN_SOCKET}")));
+    // Empty is as good as nothing. They always stand there so that an admission policy can count what does.
+    if settings.permit.tasks {
+        variables.push(literal("TOLLGATE_TASK", facts.task.unwrap_or_default()));
+    }
+    if settings.permit.orchestrators {
+        let user = facts.orchestrator.map(|user| user.to_string());
+        variables.push(literal("TOLLGATE_ADMIN_USER", &user.unwrap_or_default()));
+    }
     if settings.identity.spiffe.is_some() {
         let socket = format!("unix://{SPIFFE_DIR}/{}", settings.identity.spiffe_socket);
         variables.push(literal("SPIFFE_ENDPOINT_SOCKET", &socket));
@@ -191,6 +205,7 @@ fn mounts(config: &Config) -> Value {
     let mut mounts = vec![
         read(CONFIG_VOLUME, CONFIG_DIR),
         write(AUTHORITY_VOLUME, AUTHORITY_DIR),
+        write(ADMIN_VOLUME, ADMIN_DIR),
         write(TRUST_VOLUME, TRUST_DIR),
         write(AUDIT_VOLUME, AUDIT_DIR),
     ];
@@ -219,7 +234,9 @@ fn volumes(config: &Config) -> Vec<Value> {
     let config_map = |name: &str, object: &str| json!({"name": name, "configMap": {"name": object}});
     let mut volumes = vec![
         config_map(CONFIG_VOLUME, &settings.sidecar.config),
-        json!({"name": AUTHORITY_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
+        // The journal of what is to be revoked is kept there too.
+        json!({"name": AUTHORITY_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}}),
+        json!({"name": ADMIN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
         empty(TRUST_VOLUME, "16Mi"),
         empty(AUDIT_VOLUME, &settings.sidecar.audit_size),
     ];
@@ -274,6 +291,8 @@ const NETWORK_POLICY_KEY: &str = "network-policy";
 const OWN_GRACE: Duration = Duration::from_secs(10);
 /// What the check of the fence leaves for the sidecar.
 const FENCE_REPORT_FILE: &str = "report.json";
+/// The socket of the admin API below its directory.
+const ADMIN_SOCKET: &str = "admin.sock";
 /// The service account token below its directory.
 const TOKEN_FILE: &str = "token";
 /// What the downward API tells.
@@ -287,6 +306,8 @@ const POD_FACTS: [(&str, &str); 5] = [
 
 /// Public certificates: the one volume that agents see.
 pub const TRUST_VOLUME: &str = "tollgate-ca";
+/// The admin API's socket, which an orchestrator sees as well.
+pub const ADMIN_VOLUME: &str = "tollgate-admin";
 const AUTHORITY_VOLUME: &str = "tollgate-ca-key";
 const CONFIG_VOLUME: &str = "tollgate-config";
 const POLICY_VOLUME: &str = "tollgate-policy";

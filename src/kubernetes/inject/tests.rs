@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::kubernetes::{ANNOTATION_ORCHESTRATOR, ANNOTATION_TASK};
 
 fn config(more: &str) -> Config {
     Config::parse(&format!("image: registry/tollgate:1\n{more}"), Path::new(""), "f", &|_| None).unwrap()
@@ -141,7 +142,7 @@ fn only_public_certificates_are_seen_by_others() {
             let mounts = container["volumeMounts"].as_array().cloned().unwrap_or_default();
             let seen: Vec<&str> = mounts.iter().map(pod::name).collect();
             match pod::name(container) {
-                "tollgate" => assert_eq!(seen.len(), 10, "{seen:?}"),
+                "tollgate" => assert_eq!(seen.len(), 11, "{seen:?}"),
                 "tollgate-fence" => assert_eq!(seen, [""; 0]),
                 "tollgate-fence-check" => assert_eq!(seen, ["tollgate-fence"]),
                 _ => {
@@ -226,4 +227,32 @@ fn a_fact_is_not_expanded() {
     let variables = pod["spec"]["initContainers"][1]["env"].as_array().unwrap();
     let labels = variables.iter().find(|variable| pod::name(variable) == "TOLLGATE_POD_LABELS").unwrap();
     assert_eq!(labels["value"], r#"{"app":"a","x":"$$(TOLLGATE_LOG)"}"#);
+}
+
+#[test]
+fn the_sidecar_is_told_of_the_pods_task_and_of_who_opens_tasks() {
+    let annotations = json!({ANNOTATION_TASK: "{purpose: saving $5}", ANNOTATION_ORCHESTRATOR: "boss"});
+    let context = |user: u32| json!({"runAsUser": user});
+    let pod = json!({"metadata": {"annotations": annotations}, "spec": {"containers": [
+        {"name": "agent", "image": "a", "securityContext": context(1000)},
+        {"name": "boss", "image": "a", "securityContext": context(2000)},
+    ]}});
+    let config = config("permit: {orchestrators: true}");
+    let once = injected(&pod, &config);
+    assert_eq!(injected(&once.pod, &config), once);
+    let told = |pod: &Value, name: &str| {
+        let env = pod["spec"]["initContainers"][1]["env"].as_array().unwrap();
+        env.iter().find(|variable| pod::name(variable) == name).map(|variable| variable["value"].clone())
+    };
+    assert_eq!(told(&once.pod, "TOLLGATE_TASK"), Some(json!("{purpose: saving $$5}")));
+    assert_eq!(told(&once.pod, "TOLLGATE_ADMIN_USER"), Some(json!("2000")));
+    assert_eq!(told(&once.pod, "TOLLGATE_ADMIN"), Some(json!("/run/tollgate/admin/admin.sock")));
+    let mounts = |index: usize| {
+        let mounts = once.pod["spec"]["containers"][index]["volumeMounts"].as_array().unwrap();
+        mounts.iter().map(|mount| (pod::name(mount).to_owned(), mount["readOnly"] == true)).collect::<Vec<_>>()
+    };
+    assert_eq!(mounts(0), [("tollgate-ca".to_owned(), true)]);
+    assert_eq!(mounts(1), [("tollgate-ca".to_owned(), true), ("tollgate-admin".to_owned(), true)]);
+    let plain = injected(&agent(), &self::config("permit: {tasks: false}")).pod;
+    assert_eq!((told(&plain, "TOLLGATE_TASK"), told(&plain, "TOLLGATE_ADMIN_USER")), (None, None));
 }

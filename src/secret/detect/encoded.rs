@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{Care, Find, pem::private_keys, scan, without_overlaps};
 use crate::secret::{
-    detect::{is_base64, named::url_passwords},
+    detect::{is_base64, named::url_passwords, span},
     mask::REDACTED,
     rules::Rules,
 };
@@ -37,8 +37,7 @@ impl Base64 {
     ) -> bool {
         let mut at = run.start.max(self.done);
         while at + SHORTEST <= run.end {
-            let rest = &text[at..run.end];
-            let length = rest.iter().position(|byte| !is_base64(*byte)).unwrap_or(rest.len());
+            let length = span(&text[at..run.end], is_base64);
             if length >= SHORTEST
                 && let Some(find) = self.stretch(rules, text, at..at + length)
                 && !on(find)
@@ -127,7 +126,7 @@ fn with_lines(text: &[u8], start: usize, end: usize) -> usize {
             _ => break,
         };
         let next = end + gap;
-        let length = text[next..].iter().position(|byte| !is_base64(*byte)).unwrap_or(text.len() - next);
+        let length = span(&text[next..], is_base64);
         if length == 0 {
             break;
         }
@@ -158,10 +157,11 @@ fn decode(encoded: &[u8], decoded: &mut Zeroizing<Vec<u8>>) {
 fn decode_joined(encoded: &[u8], decoded: &mut Vec<u8>) {
     let value = |byte: u8| u32::from(VALUES[usize::from(byte)]);
     let (fours, rest) = encoded.as_chunks::<4>();
-    for [a, b, c, d] in fours {
+    decoded.resize(fours.len() * 3, 0);
+    for ([a, b, c, d], three) in fours.iter().zip(decoded.as_chunks_mut::<3>().0) {
         let bits = value(*a) << 18 | value(*b) << 12 | value(*c) << 6 | value(*d);
         let [_, high, middle, low] = bits.to_be_bytes();
-        decoded.extend_from_slice(&[high, middle, low]);
+        *three = [high, middle, low];
     }
     let bits = rest.iter().fold(0, |bits, byte| bits << 6 | value(*byte));
     match rest.len() {

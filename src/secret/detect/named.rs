@@ -20,7 +20,8 @@ pub(super) fn field(rules: &Rules, name: &str, value: &[u8]) -> Option<usize> {
 fn value_of(rules: &Rules, text: &[u8], at: usize, context: &Context<'_>) -> Option<(usize, usize)> {
     let mut candidates = rules.unmarked(context.end()).peekable();
     candidates.peek()?;
-    let rest = &text[at..];
+    // What is longer fits none of them.
+    let rest = &text[at..text.len().min(at + rules.longest_unmarked() + 1)];
     let length = rest.iter().position(|byte| !is_value(*byte)).unwrap_or(rest.len());
     let padding = rest[length..].iter().take(2).take_while(|byte| **byte == b'=').count();
     let end = at + length + padding;

@@ -40,8 +40,9 @@ fn after_label(text: &[u8], label: usize) -> Option<usize> {
 fn block(rest: &[u8]) -> &[u8] {
     let inside =
         |byte: u8| is_key_byte(byte) || matches!(byte, b'\r' | b'\n' | b' ' | b'\t' | b':' | b',' | b'-' | b'\\');
-    let rest = &rest[..rest.iter().position(|byte| !inside(*byte)).unwrap_or(rest.len())];
-    &rest[..memmem::find(rest, DASHES).unwrap_or(rest.len())]
+    // First, so that frames without a key between them cost no more than their own length.
+    let rest = &rest[..memmem::find(rest, DASHES).unwrap_or(rest.len())];
+    &rest[..rest.iter().position(|byte| !inside(*byte)).unwrap_or(rest.len())]
 }
 
 /// The block without the line breaks around it, which may be escaped.

@@ -164,6 +164,24 @@ fn finds_do_not_overlap_and_the_more_specific_kind_names_them() {
     assert!(found[0].range.end <= found[1].range.start);
 }
 
+/// Where one of these were read again for each of its words, this would take minutes.
+#[test]
+fn a_long_text_is_read_once_whatever_it_is_made_of() {
+    let again = |text: &str| text.bytes().cycle().take(1 << 20).collect::<Vec<u8>>();
+    let head = |text: &str| [vec![b'a'; 1 << 19], again(text)].concat();
+    for text in [
+        head(":a"),
+        again("-----BEGIN RSA PRIVATE KEY-----"),
+        again("ghp_"),
+        again("eyJhbGci."),
+        again("://aaaaaaaaaaaaaaaa:@"),
+        again("\\\\u0061%61:"),
+        again(&format!("{}\n", "Q".repeat(60))),
+    ] {
+        assert_eq!(finds(&text, Notation::Text), [], "{}", String::from_utf8_lossy(&text[..80]));
+    }
+}
+
 #[test]
 fn telegram_segments_are_told_from_robots() {
     assert!(is_telegram_segment(made("bot123456789:", "aB3-_", 35).as_bytes()));

@@ -9,6 +9,9 @@ pub struct Pattern {
     parts: Box<[Part]>,
     /// How many characters at the beginning are fixed.
     fixed: usize,
+    /// What stands at which place in every such text: its first fixed character, where classes of one length are before it,
+    /// else what it begins with.
+    mark: (usize, Set),
     least: usize,
     most: usize,
 }
@@ -61,11 +64,17 @@ impl Pattern {
             _ => 0,
         };
         let most = parts.iter().map(Part::most).sum();
-        Ok(Self { parts: parts.into(), fixed, least, most })
+        Ok(Self { fixed, mark: mark(&parts), least, most, parts: parts.into() })
+    }
+
+    /// Whether the text that begins here may be one, after one look.
+    #[inline]
+    pub fn may_begin(&self, text: &[u8], start: usize) -> bool {
+        let (offset, set) = &self.mark;
+        text.get(start + offset).is_some_and(|byte| set.holds(*byte))
     }
 
     /// Where the text that begins here ends, if it is one.
-    #[inline]
     pub fn end(&self, text: &[u8], start: usize) -> Option<usize> {
         let mut at = start;
         let mut last = Set::default();
@@ -115,6 +124,11 @@ impl Pattern {
             Some(Part::Fixed(fixed)) => Some([*fixed.first()?, *fixed.get(1)?]),
             Some(Part::Class { .. }) | None => None,
         }
+    }
+
+    /// The length of the longest text.
+    pub fn most(&self) -> usize {
+        self.most
     }
 
     /// The length of the shortest text.
@@ -179,6 +193,19 @@ impl Set {
         let mut all = (0..=u8::MAX).filter(|byte| self.holds(*byte));
         all.next().filter(|_| all.next().is_none())
     }
+}
+
+/// The one place where a look tells most other text apart.
+fn mark(parts: &[Part]) -> (usize, Set) {
+    let mut offset = 0;
+    for part in parts {
+        match part {
+            Part::Fixed(fixed) => return (offset, Set::of(fixed[0])),
+            Part::Class { least, most, .. } if least == most => offset += most,
+            Part::Class { .. } => break,
+        }
+    }
+    (0, parts.first().map(Part::first).unwrap_or_default())
 }
 
 /// One character or class, and what follows it.

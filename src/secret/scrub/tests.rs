@@ -1,7 +1,10 @@
+use std::sync::Arc;
+
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD},
 };
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -27,6 +30,10 @@ fn variants(secret: &str) -> Vec<String> {
         special(|c| format!("%25{:02X}", u32::from(c))),
         every(|c| format!("\\u{:04x}", u32::from(c))),
         every(|c| format!("\\u{:04X}", u32::from(c))),
+        every(|c| format!("\\x{:02x}", u32::from(c))),
+        every(|c| format!("&#{};", u32::from(c))),
+        every(|c| format!("&#x{:x};", u32::from(c))),
+        every(|c| format!("&#x{:X};", u32::from(c))),
         special(|c| format!("\\u{:04x}", u32::from(c))),
         special(|c| format!("&#x{:02X};", u32::from(c))),
         secret.replace('/', "\\/"),
@@ -38,17 +45,23 @@ fn variants(secret: &str) -> Vec<String> {
             let pair = format!("{before}{secret}{behind}");
             all.extend([STANDARD.encode(&pair), STANDARD_NO_PAD.encode(&pair)]);
             all.extend([URL_SAFE.encode(&pair), URL_SAFE_NO_PAD.encode(&pair)]);
-            all.push(STANDARD.encode(&pair).replace('/', "\\/").replace('+', "\\u002B"));
+            let encoded = STANDARD.encode(&pair);
+            all.push(encoded.replace('/', "\\/").replace('+', "\\u002B"));
         }
     }
     all
+}
+
+fn push(scrubber: &mut Scrubber, chunk: impl Into<Bytes>) -> Bytes {
+    let [first, second] = scrubber.push(chunk.into());
+    if second.is_empty() { first } else { [first, second].concat().into() }
 }
 
 fn in_chunks(needles: &Arc<Needles>, text: &[u8], size: usize) -> (Vec<u8>, u64) {
     let mut scrubber = Scrubber::new(Arc::clone(needles));
     let mut out = Vec::new();
     for chunk in text.chunks(size.max(1)) {
-        out.extend_from_slice(&scrubber.push(Bytes::copy_from_slice(chunk)));
+        out.extend_from_slice(&push(&mut scrubber, Bytes::copy_from_slice(chunk)));
     }
     out.extend_from_slice(&scrubber.finish());
     (out, scrubber.found())
@@ -86,28 +99,174 @@ fn of_what_base64_holds_less_than_a_byte_is_left() {
 fn what_holds_no_secret_passes_at_once_and_uncopied() {
     let needles = needles(&[SECRET]);
     let mut scrubber = Scrubber::new(needles);
-    for text in [
-        "",
-        "data: {\"a\":1}\n\n",
-        "event: ping\ndata: ghp_other\n\n",
-        "the quick brown fox, and so on. ",
-        "%41%42.",
-        "[1]",
-    ] {
+    for text in
+        ["", "data: {\"a\":1}\n\n", "event: ping\ndata: ghp_other\n\n", "the quick brown fox, and so on. ", "[1]\n"]
+    {
         let chunk = Bytes::from(text);
-        let passed = scrubber.push(chunk.clone());
+        let passed = push(&mut scrubber, chunk.clone());
         assert_eq!((passed.as_ptr(), &passed), (chunk.as_ptr(), &chunk), "{text}");
     }
     assert!(scrubber.finish().is_empty() && scrubber.found() == 0);
 }
 
 #[test]
-fn only_what_may_become_a_secret_is_held_back() {
+fn the_end_of_a_word_waits_for_more_or_for_a_pause() {
     let mut scrubber = Scrubber::new(needles(&[SECRET]));
-    assert_eq!(scrubber.push("data: ghp_CaN".into()), "data: ");
-    assert_eq!(scrubber.push("ada\n\n".into()), "ghp_CaNada\n\n");
-    assert_eq!(scrubber.push("data: gh".into()), "data: ");
-    assert_eq!(scrubber.finish(), "gh");
+    assert_eq!(push(&mut scrubber, "data: ghp_CaN"), "data: ");
+    assert_eq!(push(&mut scrubber, "ada\n\n"), "ghp_CaNada\n\n");
+    assert_eq!(push(&mut scrubber, "> a prompt: "), "> a prompt: ");
+    assert_eq!(push(&mut scrubber, "yes/no?"), "");
+    assert_eq!(scrubber.pause(), "yes/no?");
+    assert_eq!(push(&mut scrubber, Bytes::from(&SECRET.as_bytes()[..20])), "");
+    assert_eq!(scrubber.pause(), "REDACTED************", "and is overwritten where it tells a secret");
+    assert_eq!(push(&mut scrubber, Bytes::from(&SECRET.as_bytes()[20..])), "");
+    assert_eq!(scrubber.pause(), "**********");
+    assert_eq!(push(&mut scrubber, " and so on\n"), " and so on\n");
+    assert_eq!(scrubber.found(), 1);
+}
+
+/// What passes of these chunks, one after the other, with a pause behind each.
+fn pieces(needles: &Arc<Needles>, chunks: &[&str], pauses: bool) -> (Vec<usize>, String) {
+    let mut scrubber = Scrubber::new(Arc::clone(needles));
+    let mut all = Vec::new();
+    for chunk in chunks {
+        all.push(push(&mut scrubber, Bytes::copy_from_slice(chunk.as_bytes())));
+        if pauses {
+            all.push(scrubber.pause());
+        }
+    }
+    all.push(scrubber.finish());
+    (all.iter().map(Bytes::len).collect(), String::from_utf8(all.concat()).expect("UTF-8"))
+}
+
+/// A guess that is right for so many characters, and as long as the secret.
+fn guess(right: usize) -> String {
+    format!("{}{}", &SECRET[..right], "#".repeat(SECRET.len() - right))
+}
+
+#[test]
+fn a_guess_that_is_too_short_to_tell_changes_nothing_that_an_agent_can_see() {
+    let needles = needles(&[SECRET]);
+    let spelled: [fn(&str) -> String; 4] = [
+        str::to_owned,
+        |text| text.bytes().map(|byte| format!("%{byte:02X}")).collect(),
+        |text| text.bytes().map(|byte| format!("\\u{byte:04x}")).collect(),
+        |text| STANDARD.encode(text).trim_end_matches('=').to_owned(),
+    ];
+    for spell in spelled {
+        for length in 1..9 {
+            let right = spell(&SECRET[..length]);
+            let wrong = spell(&"#".repeat(length));
+            for (before, behind) in [("", "\n"), ("log: ", " \n"), ("a=", "&b=1 "), ("", ""), ("x\n", ".")] {
+                for pauses in [false, true] {
+                    let shown = |guess: &str| pieces(&needles, &[before, guess, behind, "next"], pauses);
+                    let (sizes, text) = shown(&right);
+                    assert_eq!(sizes, shown(&wrong).0, "{right}");
+                    assert_eq!(text, format!("{before}{right}{behind}next"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn how_far_a_guess_was_right_is_not_seen_once_it_tells() {
+    let needles = needles(&[SECRET]);
+    let word = format!("REDACTED{}", "*".repeat(SECRET.len() + 4 - 8));
+    for right in 12..SECRET.len() {
+        let text = format!("[\"{}tail\", 1]", guess(right));
+        for size in 1..=text.len() {
+            let (out, found) = in_chunks(&needles, text.as_bytes(), size);
+            assert_eq!((String::from_utf8_lossy(&out).as_ref(), found), (&*format!("[\"{word}\", 1]"), 1), "{right}");
+        }
+    }
+    for right in 0..12 {
+        assert!(!needles.is_in(guess(right).as_bytes()), "{right}");
+    }
+}
+
+#[test]
+fn a_secret_that_comes_in_pieces_with_pauses_shows_too_little_to_tell_it() {
+    let needles = needles(&[SECRET]);
+    for first in 1..SECRET.len() {
+        for second in first..SECRET.len() {
+            let chunks = ["{\"k\":\"", &SECRET[..first], &SECRET[first..second], &SECRET[second..], "\"}"];
+            let (_, shown) = pieces(&needles, &chunks, true);
+            let kept = shown["{\"k\":\"".len()..].find(['R', '*']).expect("it was overwritten");
+            assert!(kept < 12 && shown.len() == SECRET.len() + 8, "{shown}");
+            assert!(shown.ends_with("*\"}") || shown.ends_with("REDACTED\"}"), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_of_a_guess_changes_no_pieces_of_what_comes_behind_it() {
+    let needles = needles(&[SECRET]);
+    let behind = "word ".repeat(1000);
+    let shown = |guess: &str| {
+        let mut scrubber = Scrubber::new(Arc::clone(&needles));
+        scrubber.push(Bytes::from(format!("log: {guess}")));
+        scrubber.pause();
+        scrubber.push(Bytes::from(behind.clone())).map(|piece| piece.len())
+    };
+    for right in 1..12 {
+        assert_eq!(shown(&SECRET[..right]), shown(&format!("{}#", &SECRET[..right - 1])), "{right}");
+    }
+}
+
+#[test]
+fn a_word_that_goes_on_after_a_pause_is_looked_through_from_its_beginning() {
+    // Its second letter begins a needle, too: the first one of its base64.
+    let secret = "ovNy7myMkkAZpwqpuYai1hwxoSoTUpb6Bc4zKNUI";
+    let escaped: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    for word in [secret, &escaped] {
+        for first in 1..8 {
+            let (_, shown) =
+                pieces(&needles(&[secret]), &["GET /x?a=1&key=", &word[..first], &word[first..], "\n\n"], true);
+            assert!(shown.contains("***") && shown.len() == word.len() + 17, "{shown}");
+        }
+    }
+}
+
+#[test]
+fn a_needle_inside_one_that_goes_on_otherwise_is_found_too() {
+    let password = format!("github_pat_{}", "11ABCDEFG0abcdefghijklmnopqrstuvwxyz0123456789".repeat(2));
+    let pair = STANDARD.encode(format!("x-access-token:{password}"));
+    let needles = needles(&[&password, &pair]);
+    let text = in_lines(&format!("x-access-token:{password}"), 76, "\n");
+    let (shown, _) = needles.redacted(text.as_bytes()).expect("it is found");
+    let left = shown.iter().filter(|byte| byte.is_ascii_alphanumeric()).count() - "REDACTED".len();
+    assert!(left < 8, "{}", shown.escape_ascii());
+    assert_eq!(shown.iter().filter(|byte| **byte == b'\n').count(), 3, "lines stay lines");
+}
+
+#[test]
+fn past_what_tells_a_guess_in_lines_shows_no_more_either() {
+    let needles = needles(&["x-access-token:ghs_CaNaRy0123456789abcdefghijkl"]);
+    let encoded = STANDARD.encode("x-access-token:ghs_CaNaRy0123456789abcdefghijkl");
+    for right in 28..40 {
+        let shown = |next: char| {
+            let text = format!("{} {next} x and more of that line\nnext", &encoded[..right]);
+            let (shown, found) = needles.redacted(text.as_bytes()).expect("it tells");
+            (String::from_utf8(shown).expect("UTF-8"), found)
+        };
+        let next = encoded.as_bytes()[right].into();
+        assert_eq!(shown(next), shown(if next == 'A' { 'B' } else { 'A' }), "{right}");
+    }
+}
+
+#[test]
+fn a_name_of_a_field_is_compared_without_case() {
+    let needles = needles(&["AB_CDEF-GHIJ2345", "hunter2-hunter2"]);
+    for (name, is_in) in [
+        ("x-ab_cdef-ghij2345", true),
+        ("ab_cdef-ghij", true),
+        ("ab_cdef", false),
+        ("x-hunter2-hunter2-y", true),
+        ("content-type", false),
+    ] {
+        assert_eq!(needles.is_in_name(name.as_bytes()), is_in, "{name}");
+    }
 }
 
 #[test]
@@ -135,13 +294,14 @@ fn json_stays_json_whatever_stands_before_a_secret() {
 
 #[test]
 fn a_long_run_of_backslashes_is_not_held_back_for_ever() {
-    let mut scrubber = Scrubber::new(needles(&[SECRET]));
+    let needles = needles(&[SECRET]);
+    let mut scrubber = Scrubber::new(Arc::clone(&needles));
     let mut passed = 0;
     for _ in 0..1000 {
-        passed += scrubber.push("\\".into()).len();
+        passed += push(&mut scrubber, "\\").len();
     }
-    assert!(passed >= 1000 - RUN, "{passed}");
-    passed += scrubber.push(Bytes::from(format!("{SECRET}.."))).len() + scrubber.finish().len();
+    assert!(passed >= 1000 - 4 * needles.reach, "{passed}");
+    passed += push(&mut scrubber, Bytes::from(format!("{SECRET}.."))).len() + scrubber.finish().len();
     assert_eq!((passed, scrubber.found()), (1000 + SECRET.len() + 2, 1));
 }
 
@@ -151,9 +311,9 @@ fn several_secrets_are_found_where_they_overlap() {
     for (text, out) in [
         ("<abcdefgh>", "<REDACTED>"),
         ("<abcdefghijkl>", "<REDACTED****>"),
-        ("<abcdefghijk>", "<REDACTEDijk>"),
+        ("<abcdefghijk>", "<REDACTED***>"),
         ("<abcdefghijklmnop>", "<REDACTED********>"),
-        ("abcdefghabcdefgh", "REDACTEDREDACTED"),
+        ("abcdefghabcdefgh", "REDACTED********"),
     ] {
         for size in 1..=text.len() {
             let (redacted, _) = in_chunks(&needles, text.as_bytes(), size);
@@ -167,7 +327,7 @@ fn a_secret_that_is_cut_short_by_the_end_is_overwritten_where_enough_is_left_to_
     let needles = needles(&[SECRET]);
     let encoded = STANDARD.encode(SECRET);
     let escaped = SECRET.replace('_', "\\u005f");
-    for (whole, telling) in [(SECRET, 10), (&encoded, 14), (&escaped, 15)] {
+    for (whole, telling) in [(SECRET, 12), (&encoded, 14), (&escaped, 17)] {
         for length in 0..whole.len() {
             let text = format!("token: {}", &whole[..length]);
             let left = if length < telling { 0 } else { 1 };
@@ -184,8 +344,8 @@ fn a_secret_that_is_cut_short_by_the_end_is_overwritten_where_enough_is_left_to_
             }
         }
     }
-    // In the middle of a text it is none of ours.
-    assert_eq!(needles.redacted(format!("{}...", &SECRET[..20]).as_bytes()), None);
+    let (redacted, _) = needles.redacted(format!("{}..., expired", &SECRET[..20]).as_bytes()).expect("it tells");
+    assert_eq!(String::from_utf8_lossy(&redacted), "REDACTED************************");
 }
 
 #[test]
@@ -220,7 +380,12 @@ fn base64_in_lines_is_found_at_every_offset_and_chunk_size() {
                 assert!(left + 8 > secret.len() * 4 / 3, "{before}: {}", whole.0.escape_ascii());
                 let sizes = if before < 60 { [1, 2, 7] } else { [3, 5, 76] };
                 for size in sizes {
-                    assert_eq!(in_chunks(&needles, text.as_bytes(), size), whole, "{before} by {size}: {text}");
+                    // A line that ended has passed, with too little in it to tell.
+                    let (out, found) = in_chunks(&needles, text.as_bytes(), size);
+                    assert_eq!((found, out.len()), (1, text.len()), "{before} by {size}: {text}");
+                    let both = out.iter().zip(&whole.0).zip(text.bytes());
+                    let more = both.filter(|((out, whole), was)| **out == *was && *whole != was).count();
+                    assert!(more < 24, "{before} by {size}: {}", out.escape_ascii());
                 }
             }
         }
@@ -231,8 +396,8 @@ fn base64_in_lines_is_found_at_every_offset_and_chunk_size() {
 fn line_breaks_without_end_are_not_held_back() {
     let mut scrubber = Scrubber::new(needles(&[SECRET]));
     let begun = &STANDARD.encode(SECRET)[..9];
-    scrubber.push(Bytes::copy_from_slice(begun.as_bytes()));
-    let passed: usize = (0..100).map(|_| scrubber.push("\n".into()).len()).sum();
+    push(&mut scrubber, Bytes::copy_from_slice(begun.as_bytes()));
+    let passed: usize = (0..100).map(|_| push(&mut scrubber, "\n").len()).sum();
     assert_eq!(passed, begun.len() + 100);
 }
 
@@ -263,7 +428,7 @@ fn a_short_secret_is_not_looked_for() {
 fn nothing_shows_a_needle() {
     let needles = needles(&[SECRET]);
     let mut scrubber = Scrubber::new(Arc::clone(&needles));
-    scrubber.push("ghp_CaNaRy".into());
+    push(&mut scrubber, "ghp_CaNaRy");
     assert_eq!(format!("{needles:?} {scrubber:?}"), "[needles] Scrubber { found: 0, .. }");
 }
 
@@ -284,7 +449,7 @@ proptest! {
         let (mut out, mut rest) = (Vec::new(), text.as_bytes());
         for cut in cuts.iter().cycle() {
             let (chunk, behind) = rest.split_at((*cut).min(rest.len()));
-            out.extend_from_slice(&scrubber.push(Bytes::copy_from_slice(chunk)));
+            out.extend_from_slice(&push(&mut scrubber, Bytes::copy_from_slice(chunk)));
             rest = behind;
             if rest.is_empty() {
                 break;
@@ -299,4 +464,14 @@ proptest! {
         let needles = needles(&[SECRET]);
         prop_assert_eq!(in_chunks(&needles, &bytes, size), (bytes, 0));
     }
+}
+
+#[test]
+fn debug_shows_no_needle_and_nothing_that_is_held_back() {
+    let needles = needles(&["canary-5ecret-canary"]);
+    let mut scrubber = Scrubber::new(Arc::clone(&needles));
+    push(&mut scrubber, "x canary-5ec");
+    assert!(scrubber.holds());
+    let shown = format!("{needles:?} {scrubber:?}");
+    assert!(!shown.contains("canary") && !shown.contains("5ec"), "{shown}");
 }

@@ -5,8 +5,11 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use super::{header_kind, parameter_kind};
-use crate::secret::{Action, Found, Mode, Treatment, body, mask::REDACTED, placeholder};
+use super::{header_kind, header_place, is_mcp, mcp_kind, note, parameter_kind};
+use crate::{
+    config::Protocol,
+    secret::{Action, Found, Mode, Treatment, body, mask::REDACTED, placeholder},
+};
 
 /// What was taken from a head.
 #[derive(Default)]
@@ -31,11 +34,19 @@ impl Taken {
         self.headers.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
     }
 
-    /// Does what the destination wants with each kind, and notes what was done.
+    /// Does what the destination wants with each kind, and notes what was done. The head is what was left of it; the fields
+    /// of the Model Context Protocol are still in it.
     ///
     /// # Errors
     /// The kind of a secret that refuses the call.
-    pub fn settle(self, treatment: &Treatment, found: &mut [Found]) -> Result<Settled, &'static str> {
+    pub fn settle(
+        mut self,
+        head: &mut HeaderMap,
+        protocol: Protocol,
+        treatment: &Treatment,
+        found: &mut Vec<Found>,
+    ) -> Result<Settled, &'static str> {
+        self.take_mcp(head, protocol, treatment, found);
         if treatment.mode.is_none() && treatment.kinds.is_empty() {
             return Ok(Settled::default());
         }
@@ -55,6 +66,28 @@ impl Taken {
             headers: self.headers.into_iter().filter_map(|field| header(treatment, field)).collect(),
             query: self.query.and_then(|query| parameters(treatment, &query)),
         })
+    }
+
+    /// Takes the fields of the Model Context Protocol that carry secrets. To a destination that does not speak it they are
+    /// fields like all others. To one that does, what may pass stays where it is, because the message is held against it.
+    fn take_mcp(&mut self, head: &mut HeaderMap, protocol: Protocol, treatment: &Treatment, found: &mut Vec<Found>) {
+        let mut taken: Vec<HeaderName> = Vec::new();
+        for (name, value) in head.iter().filter(|(name, _)| is_mcp(name.as_str())) {
+            let kind = match protocol {
+                Protocol::Mcp => mcp_kind(name.as_str(), value.as_bytes()),
+                Protocol::Http | Protocol::Opaque => header_kind(name.as_str(), value.as_bytes()),
+            };
+            let Some(kind) = kind else { continue };
+            note(found, kind, header_place(name), Action::Strip);
+            let stays = protocol == Protocol::Mcp && treatment.in_head(kind) == Mode::Observe;
+            if !stays && taken.last() != Some(name) {
+                taken.push(name.clone());
+            }
+        }
+        for name in taken {
+            self.keep(head, &name);
+            head.remove(name);
+        }
     }
 }
 
@@ -135,6 +168,7 @@ fn is_hop(name: &str) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
+    use base64::{Engine, engine::general_purpose::STANDARD};
     use http::Request;
 
     use super::super::strip;
@@ -155,7 +189,7 @@ mod tests {
         let (mut parts, ()) = request.body(()).expect("a request").into_parts();
         let mut found = Vec::new();
         let taken = strip(&mut parts, &mut found);
-        let settled = taken.settle(treatment, &mut found)?;
+        let settled = taken.settle(&mut parts.headers, Protocol::Http, treatment, &mut found)?;
         let headers = settled
             .headers
             .iter()
@@ -203,5 +237,67 @@ mod tests {
     fn a_kind_can_refuse_the_call() {
         assert_eq!(settle(&chosen(None, &[("github_pat", Mode::Refuse)])).err(), Some("github_pat"));
         assert!(settle(&chosen(None, &[("slack", Mode::Refuse)])).is_ok());
+    }
+
+    /// What is left in the head, what is given back, and what was found, of these fields.
+    fn mcp(
+        protocol: Protocol,
+        treatment: &Treatment,
+        fields: &[(&str, &str)],
+    ) -> (Vec<String>, Vec<String>, Vec<String>) {
+        let mut request = Request::builder().uri("/");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let (mut parts, ()) = request.body(()).expect("a request").into_parts();
+        let mut found = Vec::new();
+        let taken = strip(&mut parts, &mut found);
+        let settled = taken.settle(&mut parts.headers, protocol, treatment, &mut found).expect("nothing is refused");
+        let shown = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().expect("text"));
+        let left = parts.headers.iter().map(shown).collect();
+        let returned = settled.headers.iter().map(|(name, value)| shown((name, value))).collect();
+        let found = found.iter().map(|each| format!("{} {} {}", each.kind, each.place, each.action.as_str())).collect();
+        (left, returned, found)
+    }
+
+    #[test]
+    fn fields_of_mcp_are_those_of_a_server_that_speaks_it() {
+        const JWT: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJzZXNzaW9uIn0.aB3dE6gH9kL2aB3dE6gH9kL2";
+        let (pat, usual) = (pat(), Treatment::default());
+        let hidden = format!("=?base64?{}?=", STANDARD.encode(format!("tool {pat}")));
+        for (name, value, http, mcp) in [
+            ("mcp-session-id", "0190b6f6-9d7c-7c3e-8b1a-2f6d5c4b3a21", None, None),
+            ("mcp-session-id", JWT, Some("jwt"), None),
+            ("mcp-session-id", &pat, Some("github_pat"), Some("github_pat")),
+            ("mcp-protocol-version", "2026-07-28", None, None),
+            ("mcp-method", "tools/call", None, None),
+            ("mcp-name", "postgres://me:aB3dE6gH9kL2@db/x", Some("url_password"), None),
+            ("mcp-name", &hidden, Some("github_pat"), Some("github_pat")),
+            ("mcp-param-key", "blue", None, None),
+            ("mcp-param-key", &pat, Some("github_pat"), Some("github_pat")),
+            ("mcp-param-key", JWT, Some("jwt"), Some("jwt")),
+        ] {
+            for (protocol, kind) in [(Protocol::Http, http), (Protocol::Mcp, mcp)] {
+                let (left, returned, found) = self::mcp(protocol, &usual, &[(name, value)]);
+                let expected: Vec<_> = kind.iter().map(|kind| format!("{kind} header:{name} stripped")).collect();
+                assert_eq!(found, expected, "{protocol:?} {name}: {value}");
+                assert_eq!(left.is_empty(), kind.is_some(), "{protocol:?} {name}: {value}");
+                assert!(returned.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_of_mcp_that_is_observed_stays_where_its_message_is_held_against_it() {
+        let fields = [("mcp-name", &*pat()), ("mcp-param-a", "b")];
+        let name = format!("mcp-name: {}", pat());
+        let (left, returned, found) = mcp(Protocol::Mcp, &chosen(Some(Mode::Observe), &[]), &fields);
+        assert_eq!((left, returned.is_empty()), (vec![name.clone(), "mcp-param-a: b".into()], true));
+        assert_eq!(found, ["github_pat header:mcp-name noted"]);
+        // Elsewhere policy sees what is left, and that is no secret.
+        let (left, returned, _) = mcp(Protocol::Http, &chosen(Some(Mode::Observe), &[]), &fields);
+        assert_eq!((left, returned), (vec!["mcp-param-a: b".to_owned()], vec![name]));
+        let (left, returned, _) = mcp(Protocol::Mcp, &chosen(Some(Mode::Redact), &[]), &fields);
+        assert_eq!((left, returned), (vec!["mcp-param-a: b".to_owned()], vec!["mcp-name: REDACTED".to_owned()]));
     }
 }

@@ -196,3 +196,11 @@ async fn no_task_is_opened_that_no_call_could_belong_to_or_that_lasts_too_long()
     assert_eq!(registry.open(long).expect_err("too long"), Fault::TooLong);
     assert_eq!(registry.count(), 0);
 }
+
+#[tokio::test]
+async fn debug_shows_no_handle() {
+    let (registry, _) = registry(None);
+    let opened = registry.open(opening("triage")).expect("it is opened");
+    let shown = format!("{opened:?} {registry:?}");
+    assert!(shown.contains("triage") && !shown.contains(&opened.handle[14..]), "{shown}");
+}

@@ -72,6 +72,8 @@ pub struct Origin {
     /// What verifies it, in PEM.
     pub root: String,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// Each of its connections holds one.
+    open: Arc<()>,
     _tasks: JoinSet<()>,
 }
 
@@ -105,6 +107,12 @@ impl Origin {
     /// The requests so far, in the order of their arrival.
     pub fn requests(&self) -> Vec<Seen> {
         self.seen.lock().expect("no test panics inside").clone()
+    }
+
+    /// How many connections to it are open.
+    pub fn open(&self) -> usize {
+        // Itself and who accepts them hold one as well.
+        Arc::strong_count(&self.open).saturating_sub(2)
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -168,12 +176,12 @@ impl Setup {
                 (root, Some(acceptor))
             }
         };
-        let mut tasks = JoinSet::new();
+        let (mut tasks, open) = (JoinSet::new(), Arc::default());
         match self.words {
-            None => tasks.spawn(serve(listener, acceptor, Arc::clone(&seen), self.service)),
+            None => tasks.spawn(serve(listener, acceptor, Arc::clone(&seen), self.service, Arc::clone(&open))),
             Some(words) => tasks.spawn(say(listener, words)),
         };
-        Origin { name: self.name, addr, tls: self.certificate.is_some(), root, seen, _tasks: tasks }
+        Origin { name: self.name, addr, tls: self.certificate.is_some(), root, seen, open, _tasks: tasks }
     }
 }
 
@@ -187,6 +195,7 @@ async fn serve(
     acceptor: Option<TlsAcceptor>,
     seen: Arc<Mutex<Vec<Seen>>>,
     service: Option<Service>,
+    open: Arc<()>,
 ) {
     let mut connections = JoinSet::new();
     let mut number = 0;
@@ -194,7 +203,9 @@ async fn serve(
         number += 1;
         let (acceptor, seen, service) = (acceptor.clone(), Arc::clone(&seen), service.clone());
         let _ = stream.set_nodelay(true);
+        let open = Arc::clone(&open);
         connections.spawn(async move {
+            let _open = open;
             match acceptor {
                 None => speak(stream, false, (number, None), seen, service).await,
                 Some(acceptor) => {

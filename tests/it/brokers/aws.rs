@@ -23,6 +23,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use tollgate::task::End;
 
 use crate::{
     actors::{
@@ -106,9 +107,9 @@ async fn keys_are_minted_once_for_a_task_and_a_destination_and_given_up_with_the
     let task = sidecar.audit().await[0].pointer("/task/id").and_then(Value::as_str).expect("it has one").to_owned();
     assert_eq!(field("RoleSessionName"), task);
 
-    sidecar.inner().credentials().end(&task.into());
+    sidecar.inner().tasks().end(&task, End::Ended).expect("the task is known");
     let before = aws.s3.requests().len();
-    assert_eq!(agent.get(&url).await.to_string(), "503 credential_expired");
+    assert_eq!(agent.get(&url).await.to_string(), "403 task_ended");
     assert_eq!((aws.s3.requests().len(), aws.forms().len()), (before, 1));
 }
 

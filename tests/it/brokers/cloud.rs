@@ -20,7 +20,8 @@ async fn answer(request: Request<Incoming>) -> Response<Body> {
     let body = request.into_body().collect().await.expect("it arrives").to_bytes();
     let body = String::from_utf8_lossy(&body).into_owned();
     let said: Value = serde_json::from_str(&body).unwrap_or_default();
-    let end = |life: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(life)).to_string();
+    // The clocks of all of them are ahead of ours.
+    let end = |life: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(life + AHEAD)).to_string();
     let (status, text) = match path.as_str() {
         "/sts" if body.contains("subject_token=ey") => (
             200,
@@ -41,7 +42,7 @@ async fn answer(request: Request<Incoming>) -> Response<Body> {
         "/api/v1/namespaces/agents/serviceaccounts/reader/token" => {
             assert!(bearer.expect("a token").to_str().expect("text").starts_with("Bearer ey"));
             let life = said["spec"]["expirationSeconds"].as_i64().expect("a number");
-            let status = json!({"token": "sa-ephemeral", "expirationTimestamp": end(life - 1)});
+            let status = json!({"token": "sa-ephemeral", "expirationTimestamp": end(life)});
             (201, json!({"spec": {"audiences": said["spec"]["audiences"]}, "status": status}))
         }
         _ => (400, json!({"error": "invalid_grant"})),
@@ -50,6 +51,9 @@ async fn answer(request: Request<Incoming>) -> Response<Body> {
     *response.status_mut() = StatusCode::from_u16(status).expect("a status");
     response
 }
+
+/// In seconds.
+const AHEAD: i64 = 5;
 
 /// What the origin sees of a call that carries this credential.
 async fn seen_with(audience: &str, credential: impl Fn(&str) -> Value) -> String {

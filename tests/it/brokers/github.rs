@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
+use tollgate::task::End;
 
 use crate::actors::{
     Origin, Sidecar, agent,
@@ -123,8 +124,8 @@ async fn a_token_has_what_policy_chose_and_is_deleted_with_its_task() {
     assert_eq!(record["credential"]["kind"], "github_app");
     assert!(!record.to_string().contains("ghs_"));
 
-    let task = record["task"]["id"].as_str().expect("a task").into();
-    sidecar.inner().credentials().end(&task);
+    let task = record["task"]["id"].as_str().expect("a task");
+    sidecar.inner().tasks().end(task, End::Ended).expect("the task is known");
     hub.is_empty_within(Duration::from_secs(2)).await;
 }
 

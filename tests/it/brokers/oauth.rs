@@ -1,8 +1,8 @@
 //! Tokens from an OAuth issuer that is used in production elsewhere, the npm package oidc-provider: what the origin gets
 //! is what the issuer says it is, and says nothing more once the task has ended.
 
-mod keys;
-mod provider;
+pub mod keys;
+pub mod provider;
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use crate::{
     identity::{identified, until},
 };
 
-const RESOURCE: &str = "https://api.example.com";
+pub const RESOURCE: &str = "https://api.example.com";
 
 /// The sidecar in front of an origin that is given such a token.
-fn given(setup: Setup, origin: &Origin, credential: Value) -> Setup {
+pub fn given(setup: Setup, origin: &Origin, credential: Value) -> Setup {
     setup
         .file("client-secret", "s3cret")
         .in_front_of_as(origin, json!({"credential": "token"}))
@@ -32,7 +32,7 @@ fn given(setup: Setup, origin: &Origin, credential: Value) -> Setup {
 }
 
 /// What every credential here says.
-fn credential(kind: &str, provider: &Provider, client: &Value, more: Value) -> Value {
+pub fn credential(kind: &str, provider: &Provider, client: &Value, more: Value) -> Value {
     let mut credential =
         json!({"kind": kind, "issuer": provider.issuer, "client": client, "scopes": ["read"], "max_ttl": "10m"});
     credential.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
@@ -212,6 +212,29 @@ async fn a_key_that_is_replaced_is_used_without_a_restart() {
 
     let recovered = async { while agent.get(&origin.url("/")).await.status != StatusCode::OK {} };
     timeout(Duration::from_secs(20), recovered).await.expect("it recovers");
+}
+
+#[tokio::test]
+async fn what_an_earlier_configuration_got_is_revoked_with_the_secret_of_today() {
+    if !are_there(NEEDS) {
+        return;
+    }
+    let key = Key::new();
+    let provider = Provider::start(&json!({"trusted": key.jwk(), "client": key.jwk()})).await;
+    let origin = Origin::https("api.example.com").start().await;
+    let client = json!({"id": "secret", "secret": {"file": "client-secret"}});
+    let credential = credential("oauth_client_credentials", &provider, &client, json!({"resources": [RESOURCE]}));
+    let sidecar = given(Sidecar::permissive().file("next-secret", "s3cret"), &origin, credential).start().await;
+    assert_eq!(sidecar.agent().get(&origin.url("/")).await.to_string(), "200");
+    let seen = origin.requests().remove(0);
+    let token = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).expect("a token");
+    assert_eq!(provider.introspect(token).await["active"], json!(true));
+
+    std::fs::write(sidecar.dir.path().join("client-secret"), "worth nothing now").expect("it can be written");
+    sidecar.reconfigure(json!({"credentials": {"token": {"client": {"secret": {"file": "next-secret"}}}}}));
+
+    let gone = async { while provider.introspect(token).await["active"] != json!(false) {} };
+    timeout(Duration::from_secs(20), gone).await.expect("it is revoked");
 }
 
 /// A sidecar that shows an assertion to this issuer, which is not a real one and can misbehave.

@@ -45,6 +45,10 @@ pub(super) fn rows() -> Vec<Row> {
     rows.push(row("the issuer is down", "credential_unavailable", Box::pin(without_an_issuer())));
     rows.push(row("nothing proves the identity", "identity_unavailable", Box::pin(asked(unproven()))));
     rows.push(row("the secret has expired", "credential_expired", Box::pin(expired())));
+    rows.push(row("the secret is empty", "credential_misconfigured", Box::pin(empty())));
+    rows.push(row("a scope that is not declared", "credential_misconfigured", Box::pin(unknown_scope())));
+    let (wrong, label) = ("a right that is not declared", "credential_not_granted");
+    rows.push(Row::new(wrong, label, "403 credential_not_granted", undeclared()));
     rows.push(Row::new("no TLS", "credential_cleartext", "403 credential_cleartext", in_cleartext()));
     rows
 }
@@ -81,6 +85,37 @@ async fn expired() -> Told {
     let origin = Origin::https("api.example.com").start().await;
     let sidecar = with_a_file(&origin, json!({"expires": "2020-01-31"})).start().await;
     let answer = sidecar.agent().get(&origin.url("/")).await;
+    told(sidecar, &origin, answer).await
+}
+
+async fn empty() -> Told {
+    let origin = Origin::https("api.example.com").start().await;
+    let sidecar = with_a_file(&origin, json!({"file": "empty"})).file("empty", "\n").start().await;
+    let answer = sidecar.agent().get(&origin.url("/")).await;
+    told(sidecar, &origin, answer).await
+}
+
+/// Policy asks for what the configuration does not have. The issuer, which would give it, is not asked.
+async fn unknown_scope() -> Told {
+    let issuer = Issuer::start(Behaviour::Issues { expires_in: 300 }).await;
+    let origin = Origin::https("api.example.com").start().await;
+    let policy = r#"package tollgate
+decision := {"decision": "allow", "obligations": {"scopes": ["admin"]}}
+"#;
+    let sidecar = with_issuer(Sidecar::with_policy(policy), &origin, &issuer).start().await;
+    let answer = sidecar.agent().get(&origin.url("/")).await;
+    assert!(issuer.asked().is_empty());
+    told(sidecar, &origin, answer).await
+}
+
+/// A push to a registry that may be pulled from. Nobody listens where its tokens are given.
+async fn undeclared() -> Told {
+    let origin = Origin::https("registry.example.com").start().await;
+    let credential = json!({"kind": "registry_token", "realm": "http://127.0.0.1:9/token", "service": "registry"});
+    let setup = Sidecar::permissive().in_front_of_as(&origin, json!({"credential": "registry"}));
+    let sidecar = setup.set(json!({"credentials": {"registry": credential}})).start().await;
+    let call = request(Method::PUT, &origin.url("/v2/demo/manifests/latest"), "{}");
+    let answer = sidecar.agent().send(call).await;
     told(sidecar, &origin, answer).await
 }
 

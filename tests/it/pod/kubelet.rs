@@ -9,11 +9,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::machine::{Namespace, PATH, POD4, TOLLGATE};
@@ -50,6 +51,10 @@ impl<'a> Pod<'a> {
                     fs::write(dir.join(file), content).expect("written");
                 }
             }
+            for source in list(&volume["projected"], "sources") {
+                let wanted = &source["serviceAccountToken"];
+                fs::write(dir.join(text(wanted, "path")), token(wanted)).expect("written");
+            }
         }
         let mut pod = Self { sidecar: None, network, world, spec, volumes };
         for container in list(&pod.spec, "initContainers").to_vec() {
@@ -84,6 +89,14 @@ impl<'a> Pod<'a> {
     /// What one of the pod's containers says when it is started with this command.
     pub fn run(&self, container: &str, command: &[&str]) -> Output {
         let spec = self.container(container).clone();
+        self.command(&spec, Some(command)).stdin(Stdio::null()).output().expect("it can be started")
+    }
+
+    /// The same by another user, who sees what the container sees.
+    pub fn run_as(&self, user: u32, container: &str, command: &[&str]) -> Output {
+        let mut spec = self.container(container).clone();
+        spec["securityContext"]["runAsUser"] = user.into();
+        spec["securityContext"]["runAsGroup"] = user.into();
         self.command(&spec, Some(command)).stdin(Stdio::null()).output().expect("it can be started")
     }
 
@@ -150,7 +163,8 @@ impl<'a> Pod<'a> {
         let mut script = format!("root={}\n{ROOT}", root.display());
         for mount in list(container, "volumeMounts") {
             let from = self.volumes.path().join(text(mount, "name"));
-            let (from, to) = (from.display(), text(mount, "mountPath"));
+            // `/var/run` leads to `/run`, and runtimes follow links inside the container's root.
+            let (from, to) = (from.display(), text(mount, "mountPath").replacen("/var/run/", "/run/", 1));
             script.push_str(&format!("mkdir -p $root{to}\nmount --bind {from} $root{to}\n"));
             if mount["readOnly"] == true {
                 script.push_str(&format!("mount -o remount,bind,ro $root{to}\n"));
@@ -262,6 +276,27 @@ fn variable(entry: &Value) -> String {
         Some(other) => panic!("no kubelet here knows {other}"),
     };
     format!("{}={value}", text(entry, "name"))
+}
+
+/// What an API server would give for this volume, but for its signature: only who has its keys could make that.
+fn token(wanted: &Value) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs();
+    let claims = json!({
+        "iss": "https://kubernetes.default.svc",
+        "sub": "system:serviceaccount:agents:triage",
+        "aud": [wanted["audience"]],
+        "iat": now,
+        "exp": now + wanted["expirationSeconds"].as_u64().expect("it says how long"),
+        "jti": "0f1e",
+        "kubernetes.io": {"namespace": "agents", "pod": {"name": "triage-0", "uid": "6f1c"}},
+    });
+    let encoded = |part: Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    format!(
+        "{}.{}.{}",
+        encoded(json!({"alg": "RS256", "kid": "1"})),
+        encoded(claims),
+        URL_SAFE_NO_PAD.encode("signature")
+    )
 }
 
 /// The image's program stands for itself.

@@ -5,10 +5,16 @@ usage: workload_api.py SOCKET CA.pem CA.key SPIFFE_ID
 It says `ready` once it serves. Each line of its input is one command, answered by one line when it is done:
   rotate [SECONDS]   a new certificate, which lives so long (an hour unless told): answers its serial number
   become SPIFFE_ID   the same for another identity
-  deny | allow       whether the caller has an identity at all
+  deny [TEXT]        the caller has no identity any longer, for this reason
+  allow              it has one again
+  garble TEXT        tokens have this in place of their end
+  fail TEXT          tokens are not given, for this reason
+  key                answers the key of the certificate, in hexadecimal
 """
 
+import base64
 import datetime
+import json
 import sys
 import threading
 import time
@@ -34,6 +40,8 @@ class Issuer:
         self.signer = ec.generate_private_key(ec.SECP256R1())
         self.changed = threading.Condition()
         self.allowed = True
+        self.why = "no identity issued"
+        self.garbled = self.failing = None
         self.number = 0
         self.rotate()
 
@@ -86,6 +94,9 @@ class Issuer:
     def token(self, audience):
         now = int(time.time())
         claims = {"sub": self.spiffe_id, "aud": audience, "iat": now, "exp": now + 300}
+        if self.garbled is not None:
+            part = lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+            return ".".join([part({"alg": "ES256", "typ": "JWT", "kid": "k1"}), part({**claims, "exp": self.garbled}), "c2ln"])
         return jwt.encode(claims, self.signer, algorithm="ES256", headers={"kid": "k1", "typ": "JWT"})
 
 
@@ -97,7 +108,7 @@ class WorkloadApi(service.SpiffeWorkloadAPIServicer):
         if ("workload.spiffe.io", "true") not in context.invocation_metadata():
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "security header missing from request")
         if not self.issuer.allowed:
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, self.issuer.why)
 
     def FetchX509SVID(self, request, context):
         self.check(context)
@@ -109,13 +120,15 @@ class WorkloadApi(service.SpiffeWorkloadAPIServicer):
                     continue
                 told, allowed, response = self.issuer.number, self.issuer.allowed, self.issuer.response()
             if not allowed:
-                context.abort(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, self.issuer.why)
             yield response
 
     def FetchJWTSVID(self, request, context):
         self.check(context)
         if not request.audience:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "audience must be specified")
+        if self.issuer.failing is not None:
+            context.abort(grpc.StatusCode.UNAVAILABLE, self.issuer.failing)
         svid = messages.JWTSVID(spiffe_id=self.issuer.spiffe_id, svid=self.issuer.token(list(request.audience)))
         return messages.JWTSVIDResponse(svids=[svid])
 
@@ -126,6 +139,13 @@ def obey(issuer, command, *arguments):
     if command == "become":
         (issuer.spiffe_id,) = arguments
         return issuer.rotate()
+    if command == "key":
+        return issuer.svid_key.hex()
+    if command in ("garble", "fail"):
+        issuer.garbled, issuer.failing = [*arguments, None] if command == "garble" else [None, *arguments]
+        return "done"
+    if command == "deny":
+        issuer.why = arguments[0] if arguments else "no identity issued"
     issuer.allow({"allow": True, "deny": False}[command])
     return "done"
 

@@ -14,8 +14,8 @@ fn names(headers: &HeaderMap) -> Vec<&str> {
 }
 
 #[test]
-fn a_head_that_frames_its_body_twice_is_refused() {
-    let table: [(&[(&str, &str)], bool); 16] = [
+fn a_head_that_frames_or_names_its_body_twice_is_refused() {
+    let table: [(&[(&str, &str)], bool); 18] = [
         (&[], true),
         (&[("content-length", "10")], true),
         (&[("transfer-encoding", "chunked")], true),
@@ -30,6 +30,8 @@ fn a_head_that_frames_its_body_twice_is_refused() {
         (&[("transfer-encoding", "gzip, chunked")], false),
         (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], false),
         (&[("transfer-encoding", "xchunked")], false),
+        (&[("content-type", "application/json")], true),
+        (&[("content-type", "image/png"), ("content-type", "application/json")], false),
         (&[("content_length", "10")], false),
         (&[("transfer_encoding", "chunked")], false),
     ];

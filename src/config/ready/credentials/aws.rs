@@ -8,7 +8,8 @@ use crate::{
     },
     credential::{
         Placement, SecretPlace, Source,
-        aws::{AssumeRole, Scope, WebIdentity},
+        assertion::Assertion,
+        aws::{AssumeRole, Scope},
     },
 };
 
@@ -46,12 +47,12 @@ fn endpoint(check: &mut Check<'_>, place: &Place, written: &AwsCredential) -> St
     }
 }
 
-fn web_identity(check: &mut Check<'_>, place: &Place, written: &AwsWebIdentity) -> WebIdentity {
+fn web_identity(check: &mut Check<'_>, place: &Place, written: &AwsWebIdentity) -> Assertion {
     match written {
-        AwsWebIdentity::File(path) => WebIdentity::Token(SecretPlace::File(check.path(&place.key("file"), path))),
+        AwsWebIdentity::File(path) => Assertion::At(SecretPlace::File(check.path(&place.key("file"), path))),
         AwsWebIdentity::Audience(audience) => {
             proves(check, place, &["spiffe", "kubernetes"]);
-            WebIdentity::Agent(check.required(&place.key("audience"), Some(audience)))
+            Assertion::Identity(check.required(&place.key("audience"), Some(audience)))
         }
     }
 }
@@ -95,7 +96,7 @@ mod tests {
 
     use crate::{
         config::Config,
-        credential::{Placement, SecretPlace, Source, aws::WebIdentity},
+        credential::{Placement, SecretPlace, Source, assertion::Assertion},
     };
 
     const STATIC: &str = "{kind: static, id: x}";
@@ -118,7 +119,7 @@ mod tests {
         let declaration = &config.credentials["s3"];
         let Source::Aws(source) = &declaration.source else { panic!("{declaration:?}") };
         assert_eq!(source.sts_endpoint, "https://sts.eu-west-1.amazonaws.com/");
-        assert_eq!(source.web_identity, WebIdentity::Agent("sts.amazonaws.com".into()));
+        assert_eq!(source.web_identity, Assertion::Identity("sts.amazonaws.com".into()));
         assert_eq!(source.session_policy, None);
         let Placement::SigV4(scope) = &declaration.placement else { panic!("{declaration:?}") };
         assert_eq!((scope.region.as_deref(), scope.service.as_deref()), (Some("eu-west-1"), None));
@@ -131,7 +132,7 @@ mod tests {
         )
         .unwrap();
         let Source::Aws(source) = &config.credentials["s3"].source else { panic!("no such source") };
-        assert_eq!(source.web_identity, WebIdentity::Token(SecretPlace::File("/base/token".into())));
+        assert_eq!(source.web_identity, Assertion::At(SecretPlace::File("/base/token".into())));
         assert_eq!(source.session_policy.as_deref(), Some(r#"{"Statement":[{"Effect":"Deny"}]}"#));
     }
 

@@ -14,11 +14,12 @@ use crate::{
     },
     credential::{
         SecretPlace, Source,
+        assertion::{Assertion, Signed},
         oauth::{
             self, Grant, IdJag, TokenExchange,
             authentication::{Authentication, Client},
             server::{Endpoints, Server},
-            shown::{Shown, Signed, TokenType, Typed},
+            shown::{TokenType, Typed},
             target::Target,
         },
     },
@@ -34,10 +35,10 @@ pub(super) fn token_exchange(check: &mut Check<'_>, place: &Place, written: &Oau
     if written.audience.is_none() && written.resources.is_empty() {
         check.document.report(&place.key("audience"), "is required, or `resources`: whom the token is for");
     }
-    source(check, place, written, |check, client_id| {
+    source(check, place, written, |check, server| {
         Grant::TokenExchange(TokenExchange {
-            subject: typed(check, &place.key("subject"), written.subject.as_ref(), client_id),
-            actor: written.actor.as_ref().map(|actor| typed(check, &place.key("actor"), Some(actor), client_id)),
+            subject: typed(check, &place.key("subject"), written.subject.as_ref(), server),
+            actor: written.actor.as_ref().map(|actor| typed(check, &place.key("actor"), Some(actor), server)),
             wants: match written.requested_token_type {
                 None | Some(RequestedType::AccessToken) => TokenType::AccessToken,
                 Some(RequestedType::Jwt) => TokenType::Jwt,
@@ -52,8 +53,8 @@ pub(super) fn jwt_bearer(check: &mut Check<'_>, place: &Place, written: &Oauth) 
     if written.assertion.as_ref().is_some_and(|written| written.token_type.is_some()) {
         check.document.report(&assertion.key("type"), "an assertion is always a JSON Web Token");
     }
-    source(check, place, written, |check, client_id| {
-        Grant::JwtBearer(shown(check, &assertion, written.assertion.as_ref(), client_id))
+    source(check, place, written, |check, server| {
+        Grant::JwtBearer(shown(check, &assertion, written.assertion.as_ref(), server))
     })
 }
 
@@ -73,7 +74,7 @@ pub(super) fn id_jag(check: &mut Check<'_>, place: &Place, written: &Oauth) -> S
                 nobody()
             }
         };
-        let subject = typed(check, &place.key("subject"), written.subject.as_ref(), &provider.client.id);
+        let subject = typed(check, &place.key("subject"), written.subject.as_ref(), &provider);
         Grant::IdJag(Box::new(IdJag { provider, subject, audience: issuer }))
     })
 }
@@ -82,10 +83,10 @@ fn source(
     check: &mut Check<'_>,
     place: &Place,
     written: &Oauth,
-    grant: impl FnOnce(&mut Check<'_>, &str) -> Grant,
+    grant: impl FnOnce(&mut Check<'_>, &Server) -> Grant,
 ) -> Source {
     let server = server(check, place, &Asked::from(written));
-    let grant = grant(check, &server.client.id);
+    let grant = grant(check, &server);
     if written.dpop && written.placement != Placement::Bearer {
         check.document.report(&place.key("as"), "a token that is bound to a key stands in `Authorization` only");
     }
@@ -252,7 +253,7 @@ fn client(check: &mut Check<'_>, place: &Place, written: Option<&OauthClient>) -
     Client { id, authentication, audience }
 }
 
-fn typed(check: &mut Check<'_>, place: &Place, written: Option<&OauthToken>, client_id: &str) -> Typed {
+fn typed(check: &mut Check<'_>, place: &Place, written: Option<&OauthToken>, server: &Server) -> Typed {
     let token_type = match written.and_then(|written| written.token_type) {
         Some(ShownType::AccessToken) => TokenType::AccessToken,
         Some(ShownType::IdToken) => TokenType::IdToken,
@@ -266,13 +267,14 @@ fn typed(check: &mut Check<'_>, place: &Place, written: Option<&OauthToken>, cli
             TokenType::Jwt
         }
     };
-    Typed { shown: shown(check, place, written, client_id), token_type }
+    Typed { shown: shown(check, place, written, server), token_type }
 }
 
-fn shown(check: &mut Check<'_>, place: &Place, written: Option<&OauthToken>, client_id: &str) -> Shown {
+/// What this server is shown. Where nobody says whom it is for, it is for the server.
+fn shown(check: &mut Check<'_>, place: &Place, written: Option<&OauthToken>, server: &Server) -> Assertion {
     let Some(written) = written else {
         proves(check, place, &["spiffe", "kubernetes"]);
-        return Shown::Identity(None);
+        return Assertion::Identity(server.audience().to_owned());
     };
     let audience = written.audience.as_deref().map(|text| check.required(&place.key("audience"), Some(text)));
     if written.token.is_some() && written.key.is_some() {
@@ -281,22 +283,23 @@ fn shown(check: &mut Check<'_>, place: &Place, written: Option<&OauthToken>, cli
     if written.token.is_some() && audience.is_some() {
         check.document.report(&place.key("audience"), "a token that somebody else gave has one already");
     }
+    let audience = audience.unwrap_or_else(|| server.audience().to_owned());
     let ours = [("key_id", &written.key_id), ("issuer", &written.issuer), ("subject", &written.subject)];
     for (key, _) in ours.into_iter().filter(|(_, text)| text.is_some() && written.key.is_none()) {
         check.document.report(&place.key(key), "stands in a token that we sign, which needs a `key`");
     }
     match (&written.token, &written.key) {
-        (Some(token), _) => Shown::Held(secret(check, &place.key("token"), Some(token))),
-        (None, Some(key)) => Shown::Signed(Box::new(Signed {
+        (Some(token), _) => Assertion::At(secret(check, &place.key("token"), Some(token))),
+        (None, Some(key)) => Assertion::Signed(Box::new(Signed {
             key: secret(check, &place.key("key"), Some(key)),
             key_id: written.key_id.clone(),
-            issuer: check.required(&place.key("issuer"), Some(written.issuer.as_deref().unwrap_or(client_id))),
+            issuer: check.required(&place.key("issuer"), Some(written.issuer.as_deref().unwrap_or(&server.client.id))),
             subject: check.required(&place.key("subject"), written.subject.as_deref()),
             audience,
         })),
         (None, None) => {
             proves(check, place, &["spiffe", "kubernetes"]);
-            Shown::Identity(audience)
+            Assertion::Identity(audience)
         }
     }
 }

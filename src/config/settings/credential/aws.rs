@@ -33,6 +33,9 @@ pub struct AwsCredential {
     /// `15m`.
     #[serde(default = "max_ttl")]
     pub max_ttl: Period,
+    /// Whether each call has one of its own, which ends with it. Example: `true`.
+    #[serde(default)]
+    pub per_call: bool,
 }
 
 /// The token that STS is shown.

@@ -36,6 +36,9 @@ pub struct Gcp {
     /// The longest life of a token. Example: `15m`.
     #[serde(default = "max_ttl")]
     pub max_ttl: Period,
+    /// Whether each call has one of its own, which ends with it. Example: `true`.
+    #[serde(default)]
+    pub per_call: bool,
 }
 
 /// Microsoft Entra ID by a federated credential of an application.
@@ -59,6 +62,9 @@ pub struct Azure {
     /// The longest life of a token that is accepted; Entra's live 60 to 90 minutes. Example: `90m`.
     #[serde(default = "entra_ttl")]
     pub max_ttl: Period,
+    /// Whether each call has one of its own, which ends with it. Example: `true`.
+    #[serde(default)]
+    pub per_call: bool,
 }
 
 /// A token of a Kubernetes service account, for one audience.
@@ -84,6 +90,9 @@ pub struct Kubernetes {
     /// The longest life that is accepted; at least 10m where the API server is asked. Example: `1h`.
     #[serde(default = "projected_ttl")]
     pub max_ttl: Period,
+    /// Whether each call has one of its own, which ends with it. Example: `true`.
+    #[serde(default)]
+    pub per_call: bool,
 }
 
 /// A service account.

@@ -38,4 +38,7 @@ pub struct GithubApp {
     /// How long one token is used before it is ended. Example: `15m`.
     #[serde(default = "max_ttl")]
     pub max_ttl: Period,
+    /// Whether each call has one of its own, which ends with it. Example: `true`.
+    #[serde(default)]
+    pub per_call: bool,
 }

@@ -53,6 +53,9 @@ pub struct Oauth {
     /// The longest life of a token that is accepted. Example: `15m`.
     #[serde(default = "max_ttl")]
     pub max_ttl: Period,
+    /// Whether each call has one of its own, which ends with it. Example: `true`.
+    #[serde(default)]
+    pub per_call: bool,
     /// How it goes onto a request. Example: `bearer`.
     #[serde(default, rename = "as")]
     pub placement: Placement,

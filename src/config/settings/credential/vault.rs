@@ -36,6 +36,9 @@ pub struct VaultCredential {
     /// The longest life that is accepted. Example: `15m`.
     #[serde(default = "max_ttl")]
     pub max_ttl: Period,
+    /// Whether each call has one of its own, which ends with it. Example: `true`.
+    #[serde(default)]
+    pub per_call: bool,
     /// How it goes onto a request. Example: `{basic: {user: username, password: password}}`.
     #[serde(default, rename = "as")]
     pub placement: Placement,

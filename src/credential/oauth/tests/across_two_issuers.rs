@@ -8,7 +8,7 @@ fn source(provider: &Endpoint, endpoint: &Endpoint) -> Oauth {
     source.server.client.id = "at-the-second".into();
     let mut provider = super::source(provider).server;
     provider.client.authentication = Authentication::Post(own("s"));
-    let subject = Typed { shown: Shown::Held(own("id-token")), token_type: TokenType::IdToken };
+    let subject = Typed { shown: Assertion::At(own("id-token")), token_type: TokenType::IdToken };
     source.grant = Grant::IdJag(Box::new(IdJag { provider, subject, audience: ISSUER.into() }));
     source
 }
@@ -63,6 +63,9 @@ async fn what_is_no_assertion_for_the_second_is_not_shown_to_it_and_revoked() {
         given(&assertion(json!({"client_id": "other"})), json!({})),
         given(&foreign("JWT", &json!({"aud": ISSUER, "client_id": "at-the-second"})), json!({})),
         given("opaque", json!({})),
+        // What can't be read as a whole is revoked as well.
+        given(&jag(), json!({"scope": ["read"]})),
+        r#"{"access_token":"cut short","access_token":"cut","scope":"#.to_owned(),
     ];
     for text in table {
         let shown = text.clone();

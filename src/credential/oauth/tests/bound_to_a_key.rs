@@ -51,7 +51,7 @@ async fn an_issuer_that_is_never_content_is_not_asked_for_ever() {
     let again = |_: &Seen| Reply::status(400).header("dpop-nonce", "n").body(r#"{"error":"use_dpop_nonce"}"#);
     let endpoint = Endpoint::start(again).await;
     let failure = failure(&source(&endpoint)).await;
-    assert_eq!(failure.detail, "the issuer answered 400 use_dpop_nonce");
+    assert_eq!(failure.detail, "the issuer answered 400: use_dpop_nonce");
     assert_eq!(endpoint.seen().len(), 2);
     let endpoint = Endpoint::start(|_| Reply::status(400).body(r#"{"error":"use_dpop_nonce"}"#)).await;
     assert_eq!(super::failure(&source(&endpoint)).await.refusal, CredentialRefusal::Rejected);

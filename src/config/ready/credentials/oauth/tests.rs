@@ -30,7 +30,7 @@ fn the_example_of_the_contract_is_an_exchange_of_the_agents_identity() {
         r#"{kind: oauth_token_exchange, token_endpoint: "https://i.test/token",
             client: {id: tollgate, assertion: spiffe}, audience: "https://graph", scopes: [read]}"#,
     );
-    let identity = Typed { shown: Shown::Identity(None), token_type: TokenType::Jwt };
+    let identity = Typed { shown: Assertion::Identity("https://i.test/token".into()), token_type: TokenType::Jwt };
     let grant = TokenExchange { subject: identity, actor: None, wants: TokenType::AccessToken };
     let endpoints = Endpoints::Written { token: "https://i.test/token".into(), revocation: None, issuer: None };
     let client = Client { id: "tollgate".into(), authentication: Authentication::Spiffe, audience: None };
@@ -62,10 +62,11 @@ fn every_key_comes_to_its_place() {
     assert_eq!(oauth.target.resources, ["https://r.test", "urn:x:y"]);
     assert_eq!(oauth.target.details, [json!({"type": "t", "actions": ["read"]})]);
     let Grant::TokenExchange(exchange) = oauth.grant else { panic!("{:?}", oauth.grant) };
-    assert_eq!(exchange.subject, Typed { shown: Shown::Held(file("s")), token_type: TokenType::IdToken });
+    assert_eq!(exchange.subject, Typed { shown: Assertion::At(file("s")), token_type: TokenType::IdToken });
     assert_eq!(exchange.wants, TokenType::Jwt);
-    let signed = Signed { key: file("a.pem"), key_id: None, issuer: "c".into(), subject: "bot".into(), audience: None };
-    let actor = Typed { shown: Shown::Signed(Box::new(signed)), token_type: TokenType::Jwt };
+    let (key, audience) = (file("a.pem"), "https://i.test".into());
+    let signed = Signed { key, key_id: None, issuer: "c".into(), subject: "bot".into(), audience };
+    let actor = Typed { shown: Assertion::Signed(Box::new(signed)), token_type: TokenType::Jwt };
     assert_eq!(exchange.actor, Some(actor));
 }
 

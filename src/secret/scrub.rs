@@ -98,27 +98,28 @@ impl Needles {
     /// this is the `last` of a text.
     fn look(&self, text: &[u8], last: bool, mut on: impl FnMut(Found)) {
         let (mut at, mut from) = (0, 0);
+        let mut word = 0..0;
         while let Some(candidate) = self.search.find(text, at) {
             let (start, told) = self.around(text, from, candidate);
-            on(self.found(text, start, told, last));
+            on(self.found(text, start, told, last, &mut word));
             from = start + 1;
             // What begins before a candidate says nothing of what begins there.
             at = from.max(candidate);
         }
         while let Some((start, told)) = self.broken(text, from, text.len()).filter(|_| !last) {
-            on(self.found(text, start, told, last));
+            on(self.found(text, start, told, last, &mut word));
             from = start + 1;
         }
     }
 
-    fn found(&self, text: &[u8], start: usize, told: Told, last: bool) -> Found {
+    fn found(&self, text: &[u8], start: usize, told: Told, last: bool, word: &mut Range<usize>) -> Found {
         let whole = told.whole.map(|length| start + length);
         let is_open = !last && (told.is_open || told.telling);
         let end = if is_open && (told.telling || whole.is_some()) {
             // Where it ends shows when more has come.
             Some(End::Beyond)
         } else if told.differs || told.telling {
-            match self.extent(text, start) {
+            match self.extent(text, start, word) {
                 End::Here(end) => Some(End::Here(whole.map_or(end, |whole| whole.max(end)))),
                 beyond => Some(beyond),
             }
@@ -130,24 +131,40 @@ impl Needles {
 
     /// What is overwritten of a text that begins with enough of a needle to tell it: as much as the longest could take,
     /// and the word that this ends in. It says nothing of how far the text is right.
-    fn extent(&self, text: &[u8], start: usize) -> End {
+    ///
+    /// The last `word` that was read to its end is not read again: many needles may stand in one.
+    fn extent(&self, text: &[u8], start: usize, word: &mut Range<usize>) -> End {
         let (mut characters, mut breaks) = (0, 0);
-        for (at, byte) in text.iter().enumerate().skip(start) {
+        let mut at = start;
+        while let Some(byte) = text.get(at) {
             if ends_text(*byte) {
-                // A backslash that belongs to a quotation mark stays with it.
-                return End::Here(at - backslashes(&text[start..at]) % 2);
+                break;
             }
             if ends_word(*byte) {
                 breaks += 1;
                 if characters >= self.longest || breaks > needle::BREAKS {
-                    return End::Here(at);
+                    break;
                 }
+            } else if characters >= self.longest {
+                if !word.contains(&at) {
+                    let length = text[at..].iter().position(|byte| ends_word(*byte));
+                    *word = at..length.map_or(text.len(), |length| at + length);
+                }
+                at = word.end;
+                continue;
             } else {
                 breaks = 0;
                 characters += 1;
             }
+            at += 1;
         }
-        if characters >= self.longest { End::WithWord } else { End::Beyond }
+        match text.get(at) {
+            // A backslash that belongs to a quotation mark stays with it.
+            Some(byte) if ends_text(*byte) => End::Here(at - backslashes(&text[start..at]) % 2),
+            Some(_) => End::Here(at),
+            None if characters >= self.longest => End::WithWord,
+            None => End::Beyond,
+        }
     }
 
     /// What begins at this candidate, or shortly before it where a line break is among the first characters.

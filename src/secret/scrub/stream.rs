@@ -123,12 +123,17 @@ impl Scrubber {
         let mut keep = border;
         self.needles.look(&text, until == Until::End, |found| {
             covered.take(&found, text.len());
-            let is_settled = !found.is_open && matches!(found.end, None | Some(End::Here(_)));
-            let behind = matches!(found.end, Some(End::Here(end)) if end > border);
-            match found.end {
-                Some(End::WithWord) => self.word = Some(border),
-                _ if !is_settled || behind => keep = keep.min(found.start),
-                _ => {}
+            let goes_on = match found.end {
+                Some(End::Here(end)) => end > border,
+                Some(End::Beyond) => true,
+                Some(End::WithWord) => {
+                    self.word = Some(border);
+                    false
+                }
+                None => false,
+            };
+            if goes_on || found.is_open {
+                keep = keep.min(found.start);
             }
         });
         if until != Until::End {

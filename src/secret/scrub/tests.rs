@@ -255,6 +255,17 @@ fn past_what_tells_a_guess_in_lines_shows_no_more_either() {
     }
 }
 
+/// Where each of them were followed to the end of the word, this would take minutes.
+#[test]
+fn a_word_with_many_beginnings_is_read_once() {
+    let needles = needles(&[SECRET]);
+    let text: String = "ghp_CaNaRy/9+CaN".repeat(1 << 16);
+    let (redacted, found) = needles.redacted(text.as_bytes()).expect("they tell");
+    assert!(found == 1 && redacted.iter().skip(8).all(|byte| *byte == b'*'));
+    let (out, found) = in_chunks(&needles, text.as_bytes(), 1 << 14);
+    assert!(found == 1 && out.iter().all(|byte| b"REDACTED*".contains(byte)), "{found}");
+}
+
 #[test]
 fn a_name_of_a_field_is_compared_without_case() {
     let needles = needles(&["AB_CDEF-GHIJ2345", "hunter2-hunter2"]);

@@ -167,6 +167,19 @@ fn records(pod: &Pod<'_>) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
+/// The record of the first call to [`NAME`]. It is finished once the client has its answer, maybe a moment later.
+async fn recorded(pod: &Pod<'_>) -> Value {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let call = records(pod).into_iter().find(|record| record["call"]["host"] == NAME);
+        assert!(call.is_some() || Instant::now() < end, "it is recorded");
+        match call {
+            Some(call) => return call,
+            None => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
 /// Whether this machine has a client; in CI it must.
 fn is_there(program: &str) -> bool {
     let there = Path::new(program).exists();
@@ -210,16 +223,7 @@ async fn a_pod_is_not_called_fenced_for_more_than_is_known_of_it() {
         let pod = started_with(&network, &origin, injected(job, capture, agent), capture, more);
         let output = pod.run("agent", &["curl", "-sS", &format!("https://{NAME}/hello")]);
         assert_eq!(lines(&output), ["/hello took 0"], "{output:?}");
-        // A record is finished once the client has its answer, maybe a moment later.
-        let end = Instant::now() + PATIENCE;
-        let call = loop {
-            let call = records(&pod).into_iter().find(|record| record["call"]["host"] == NAME);
-            assert!(call.is_some() || Instant::now() < end, "it is recorded");
-            if let Some(call) = call {
-                break call;
-            }
-            sleep(Duration::from_millis(20)).await;
-        };
+        let call = recorded(&pod).await;
         assert_eq!(call["agent"]["assurance"], level, "{capture} {call}");
     }
 }

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{CONFIG, JOB, NAME, POLICED, injected_by, kubelet::Pod, lines, records, started_as, world};
+use super::{CONFIG, JOB, NAME, POLICED, injected_by, kubelet::Pod, lines, recorded, started_as, world};
 use crate::{
     actors::{Origin, origin},
     machine::{Network, TOLLGATE, WORLD4, can_be_had},
@@ -83,7 +83,7 @@ async fn a_pod_proves_its_identity_and_works_in_the_task_of_its_annotation() {
     assert_eq!(origin.requests()[0].header("authorization"), Some("Bearer minted-for-triage"));
     let proven = shown.lock().expect("no test panics inside")[0].clone();
     assert_eq!(proven["sub"], "system:serviceaccount:agents:triage");
-    let record = records(&pod).into_iter().find(|record| record["call"]["host"] == NAME).expect("it is recorded");
+    let record = recorded(&pod).await;
     assert_eq!(record["agent"]["id"], "spiffe://cluster.local/ns/agents/sa/triage", "{record}");
     assert_eq!(record["task"]["purpose"], "triage", "{record}");
     assert_eq!(record["task"]["source"], "static");
@@ -134,7 +134,7 @@ async fn only_the_container_that_is_named_opens_tasks() {
     let handle = format!("Tollgate-Task: {}", opened["handle"].as_str().expect("a handle"));
     assert_eq!(called(&pod, "agent", &["-H", &handle]), "200");
     assert!(called(&pod, "agent", &["-H", "Tollgate-Task: tollgate_task_x"]).starts_with("403 "));
-    let record = records(&pod).into_iter().find(|record| record["call"]["host"] == NAME).expect("it is recorded");
+    let record = recorded(&pod).await;
     assert_eq!((&record["task"]["purpose"], &record["task"]["source"]), (&json!("triage"), &json!("header")));
 
     for agent in ["agent", "root"] {

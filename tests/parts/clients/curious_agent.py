@@ -101,7 +101,11 @@ def main():
                         dump.write(content.read())
             except OSError:
                 pass
-    child = subprocess.Popen(["sleep", "60"])
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # One that answers is loaded whole, so its memory stays as it is.
+    child.stdin.write(b"x")
+    child.stdin.flush()
+    child.stdout.read(1)
     sidecar = os.getppid() if sidecar == "parent" else int(sidecar)
     with open(f"/proc/{sidecar}/limits") as limits:
         (core,) = [line.split() for line in limits if line.startswith("Max core file size")]
